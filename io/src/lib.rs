@@ -9,6 +9,8 @@
 //! Start reading at [`mesh`].
 
 pub mod clock;
+pub mod http;
 pub mod net;
 pub mod real;
+pub mod signal_http;
 pub mod spawn;
