@@ -39,7 +39,7 @@ fn stubborn(lab: &Lab, node: &str) -> ProcessId {
     let mut command = lab.command(node, "sh").unwrap();
     command.args([
         "-c",
-        "trap '' TERM; echo begun; sleep 1000 & wait; sleep 1000",
+        "trap '' TERM; sleep 1000 & echo begun; wait; sleep 1000",
     ]);
     let mut process = Process::spawn("sh", command, &lab.folder().join("sh.log")).unwrap();
     process.wait_for_log("begun", BOUND).unwrap();

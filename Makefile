@@ -1,0 +1,27 @@
+# `make demo` shows it, `make test` checks everything.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup format lint determinism build doc dependencies advisories fmt clippy
+
+help: ## this list
+	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 34
+
+demo: ## three machines behind NATs on this one, and a request between them
+	@deploy/setup.sh demo
+	@. deploy/env.sh && cargo build --release --locked --quiet -p holdfast
+	@deploy/demo.sh
+
+test: ## set up, then every check below
+	@deploy/setup.sh test
+	@deploy/check.sh
+
+setup: ## install what is missing for all of this
+	@deploy/setup.sh test
+
+format lint determinism build doc dependencies advisories: ## one check
+	@deploy/check.sh $@
+
+fmt: ## format the code
+	@. deploy/env.sh && cargo fmt --all
+
+clippy: lint ## the same as lint

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Runs the checks of `make test`, all of them or those named, and ends with a table.
+#
+#   check.sh [STAGE...]    STAGE: format lint determinism build test doc dependencies advisories
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=deploy/env.sh
+. deploy/env.sh
+
+STAGES=(format lint determinism build test doc dependencies advisories)
+# Long enough to fetch the advisories, short enough to notice that they cannot be reached.
+ADVISORIES_BOUND_S=60
+# What a stage returns if it could not look; only `advisories` may.
+NOT_CHECKED=77
+
+stage_format() { cargo fmt --all --check; }
+stage_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+stage_determinism() { deploy/lint-proof.sh; }
+# The kernel tests run the programs themselves, which `cargo test` alone need not build.
+stage_build() { cargo build --workspace --bins --locked; }
+stage_test() { cargo test --workspace --locked; }
+stage_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked; }
+stage_dependencies() { cargo deny --locked check --hide-inclusion-graph bans licenses sources; }
+stage_advisories() {
+  local said
+  if ! said=$(timeout "$ADVISORIES_BOUND_S" cargo deny --locked fetch db 2>&1); then
+    echo "$said" | tail -n 3
+    echo "advisories: NOT CHECKED: their database cannot be reached from here"
+    return $NOT_CHECKED
+  fi
+  cargo deny --locked check --disable-fetch advisories
+}
+
+[ $# -gt 0 ] || set -- "${STAGES[@]}"
+for stage; do
+  [[ " ${STAGES[*]} " == *" $stage "* ]] || { echo "check: no stage '$stage'; there are: ${STAGES[*]}" >&2; exit 2; }
+done
+
+table='' failed=0 began=$SECONDS
+for stage; do
+  echo "== $stage"
+  start=$SECONDS
+  "stage_$stage"
+  case $? in
+    0) verdict=ok ;;
+    "$NOT_CHECKED") verdict='NOT CHECKED' ;;
+    *) verdict=FAILED failed=1 ;;
+  esac
+  echo "== $stage: $verdict, $((SECONDS - start)) s"
+  table+=$(printf '  %-14s %-12s %4d s' "$stage" "$verdict" $((SECONDS - start)))$'\n'
+done
+printf '\n%s  %-14s %-12s %4d s\n' "$table" total "$([ $failed = 0 ] && echo ok || echo FAILED)" $((SECONDS - began))
+exit $failed

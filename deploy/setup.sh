@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs what is missing on a Debian machine to build and run Holdfast. Quiet and quick if
+# nothing is.
+#
+#   setup.sh demo    what `make demo` needs
+#   setup.sh test    that, and what `make test` needs
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=deploy/env.sh
+. deploy/env.sh
+
+RUST_MIN_MINOR=95 # The root Cargo.toml's rust-version is 1.95.
+mode=${1:-}
+packages=() # The Debian packages that are missing.
+
+die() { echo "setup: $*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+# need PROGRAM PACKAGE...: these packages bring the program.
+need() { have "$1" || packages+=("${@:2}"); }
+
+# A cargo that is new enough. Within this folder rustup takes the version of rust-toolchain.toml.
+have_rust() {
+  local version
+  have cargo && version=$(cargo --version 2>/dev/null) || return 1
+  [[ $version =~ ^cargo\ 1\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= RUST_MIN_MINOR))
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install_packages() {
+  have apt-get || die "please install: ${packages[*]} (Debian's names)"
+  [ "$(id -u)" = 0 ] || have sudo || die "not root and no sudo: please install: ${packages[*]}"
+  # Packages may bring a service; holdfast runs programs, never services. RUNLEVEL keeps
+  # System V's scripts from starting, a mask systemd's.
+  local coturn=0
+  [[ " ${packages[*]} " == *" coturn "* ]] && coturn=1
+  if [ $coturn = 1 ] && have systemctl; then
+    as_root systemctl --quiet mask coturn.service 2>/dev/null || true
+  fi
+  local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+    apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install)
+  echo "setup: installing ${packages[*]}" >&2
+  # The lists may be fresh enough, and are fetched at most once; but an old list may know the
+  # compiler's package with an older compiler in it.
+  if [[ " ${packages[*]} " == *" rustc-web "* ]] || ! as_root "${apt[@]}" "${packages[@]}" >/dev/null 2>&1; then
+    as_root apt-get -qq update
+    as_root "${apt[@]}" "${packages[@]}" >/dev/null
+  fi
+  if [ $coturn = 1 ] && have systemctl; then
+    as_root systemctl --quiet unmask coturn.service 2>/dev/null || true
+    as_root systemctl --quiet disable coturn.service 2>/dev/null || true
+  elif [ $coturn = 1 ] && have update-rc.d; then
+    as_root update-rc.d coturn disable >/dev/null 2>&1 || true
+  fi
+}
+
+case $mode in
+  demo | test) ;;
+  *) die "expected demo or test, found '${mode}'" ;;
+esac
+
+rust=1
+if ! have_rust; then
+  have rustup && die "rustup cannot provide Rust 1.$RUST_MIN_MINOR: run 'rustup toolchain install'"
+  rust=0
+  packages+=(rustc-web cargo-web)
+fi
+need gcc gcc libc6-dev
+need ip iproute2
+need nft nftables
+need curl curl
+if [ "$mode" = test ]; then
+  if [ $rust = 0 ]; then
+    packages+=(rustfmt-web rust-web-clippy)
+  elif ! have rustup; then
+    need rustfmt rustfmt-web
+    need clippy-driver rust-web-clippy
+  fi
+  need conntrack conntrack
+  need ethtool ethtool
+  need turnserver coturn
+  need iperf3 iperf3
+  need ps procps
+fi
+[ ${#packages[@]} = 0 ] || install_packages
+have_rust || die "Rust 1.$RUST_MIN_MINOR or newer is needed, found: $(cargo --version 2>&1 | head -1)"
+
+if [ "$mode" = test ]; then
+  if have rustup; then
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
+      rustup component add rustfmt clippy
+  fi
+  if ! have cargo-deny; then
+    echo "setup: building cargo-deny, once, about two minutes" >&2
+    # A target folder of the caller would be filled with a build that is needed once.
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-deny --root "$HOLDFAST_CACHE/tools"
+  fi
+fi
