@@ -1,6 +1,7 @@
 //! Making, using and removing a lab.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     fs,
     net::Ipv4Addr,
@@ -16,7 +17,7 @@ use crate::{
     Builder, Direction, Error, LinkSpec, Nat, PUB, SERVERS,
     link::{self, Ends, Wire},
     netns,
-    process::{PidFd, ProcessId, end_all},
+    process::{PidFd, ProcessId, end_all, wait_for},
     state::{self, State},
     tools,
     topology::{Emulated, Node, Router, Topology, Uplink, check_prefix, link_command},
@@ -28,6 +29,10 @@ const TEARDOWN_GRACE: Duration = Duration::from_secs(1);
 /// How often teardown looks for processes again: one that forks while it is being ended may
 /// leave a child, a lab that still has some after this many looks is being refilled from outside.
 const TEARDOWN_ROUNDS_MAX: u32 = 10;
+
+/// How long the kernel may take to activate links: it is a matter of milliseconds, or of a second
+/// where it limits the rate of such events.
+const RUNNING_BOUND: Duration = Duration::from_secs(10);
 
 /// A TAP device's default of 500 packets drops bursts that the emulator is to judge.
 const EMULATED_QUEUE_PACKETS: u32 = 5_000;
@@ -364,7 +369,36 @@ impl Lab {
         if !self.topology.offload {
             self.switch_offload_off(&joints)?;
         }
-        Ok(())
+        self.wait_running(&joints)
+    }
+
+    fn wait_running(&self, joints: &[Joint]) -> Result<(), Error> {
+        let mut interfaces: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for joint in joints {
+            let ends = [
+                (joint.lower.0.as_str(), joint.lower.1),
+                (&joint.upper.0, &joint.upper.1),
+            ];
+            for (namespace, interface) in ends {
+                interfaces.entry(namespace).or_default().push(interface);
+            }
+        }
+        for (namespace, interfaces) in interfaces {
+            netns::run_in(namespace, || {
+                wait_for(
+                    &format!("links of {namespace} running"),
+                    RUNNING_BOUND,
+                    || {
+                        interfaces
+                            .iter()
+                            .all(|name| netns::is_running(name).unwrap_or(false))
+                    },
+                )
+            })??;
+        }
+        // The bridge hears of its ports under the lock that this change takes, and right after
+        // they are seen to run.
+        ip("link set br0 up\n", Some(&self.topology.namespace(PUB)))
     }
 
     /// Every link, named by the member below it.

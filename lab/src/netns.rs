@@ -5,7 +5,8 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io, mem,
+    net::{Ipv4Addr, UdpSocket},
     os::{
         fd::AsRawFd,
         unix::{fs::MetadataExt, process::CommandExt},
@@ -62,6 +63,33 @@ pub(crate) fn run_in<T: Send>(
         Ok(result) => result.map_err(Error::io(format!("enter network namespace {namespace}"))),
         Err(panicked) => panic::resume_unwind(panicked),
     }
+}
+
+/// Whether an interface of the calling thread's namespace passes packets.
+///
+/// After both ends are up the kernel still activates the queues, and lets a bridge use the port,
+/// from a work queue; until then it drops what is sent, and a first packet that is lost costs
+/// its sender a time-out.
+pub(crate) fn is_running(interface: &str) -> io::Result<bool> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: an ifreq is plain data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let name = interface.as_bytes();
+    // One byte remains zero and ends the name.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    // SAFETY: SIOCGIFFLAGS reads the name and writes the flags of the ifreq that it is given.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just written this member of the union.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    Ok(flags & libc::IFF_RUNNING != 0)
 }
 
 /// The processes whose main thread is in one of the named namespaces, this process excepted.

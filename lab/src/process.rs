@@ -324,16 +324,25 @@ impl PidFd {
         }
     }
 
-    /// Whether the process ended within `bound` (a zombie has ended).
-    fn wait(&self, bound: Duration) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.0.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let bound_ms = i32::try_from(bound.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one pollfd is passed and its count is one.
-        unsafe { libc::poll(&raw mut poll, 1, bound_ms) == 1 }
+    /// Whether the process ends before `deadline` (a zombie has ended).
+    fn wait_until(&self, deadline: Instant) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, not to give up a fraction of a millisecond early.
+            let left_ms = i32::try_from(left.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX);
+            let mut poll = libc::pollfd {
+                fd: self.0.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one pollfd is passed and its count is one.
+            match unsafe { libc::poll(&raw mut poll, 1, left_ms) } {
+                1 => return true,
+                // Interrupted by a signal to us.
+                -1 if !left.is_zero() => {}
+                _ => return false,
+            }
+        }
     }
 }
 
@@ -347,13 +356,11 @@ pub(crate) fn end_all(processes: Vec<PidFd>, grace: Duration) -> bool {
     let deadline = Instant::now() + grace;
     let stubborn: Vec<PidFd> = processes
         .into_iter()
-        .filter(|process| !process.wait(deadline.saturating_duration_since(Instant::now())))
+        .filter(|process| !process.wait_until(deadline))
         .collect();
     for process in &stubborn {
         let _ = process.signal(libc::SIGKILL);
     }
     let deadline = Instant::now() + KILL_BOUND;
-    stubborn
-        .iter()
-        .all(|process| process.wait(deadline.saturating_duration_since(Instant::now())))
+    stubborn.iter().all(|process| process.wait_until(deadline))
 }
