@@ -9,6 +9,7 @@
 //! Start reading at [`mesh`].
 
 pub mod clock;
+pub mod dump;
 pub mod http;
 pub mod net;
 pub mod real;
