@@ -30,8 +30,8 @@ impl<P: Clone> Network<P> {
     /// Whether two hosts must find a direct UDP path, by the table of [`crate::oracle`].
     ///
     /// Pair cuts and black holes on access links and NATs count at once; rates, loss, MTUs
-    /// and cuts of single addresses do not. For chains that mix different NATs the answer
-    /// errs towards `false`.
+    /// and cuts of single addresses do not. For chains that mix different NATs the answer may
+    /// err towards `false`, never towards `true`.
     #[must_use]
     pub fn direct_path_possible(&self, a: HostId, b: HostId) -> bool {
         if self.is_pair_cut(a, b) || self.is_pair_cut(b, a) || self.is_dead(a) || self.is_dead(b) {
@@ -126,3 +126,6 @@ fn can_punch(a: Behaviour, b: Behaviour) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
