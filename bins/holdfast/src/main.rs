@@ -1,2 +1,30 @@
-//! Placeholder.
-fn main() {}
+//! The production binary: one subcommand per role, and what an operator needs around them.
+//!
+//! Exit codes: 0 for success, 1 for a failure, 2 for bad configuration or usage.
+
+mod cli;
+mod config;
+mod config_command;
+mod keys_command;
+mod logging;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// The configuration, or the command line, is wrong.
+const EXIT_BAD_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Config(command) => config_command::run(command),
+        Command::Keys(command) => keys_command::run(command),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

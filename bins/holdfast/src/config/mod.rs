@@ -1,0 +1,139 @@
+//! The configuration of a node: one TOML file, the environment, and every problem at once.
+
+pub mod address;
+mod cross;
+mod example;
+pub mod files;
+mod keys;
+pub mod problem;
+mod read;
+pub mod settings;
+mod source;
+mod suggest;
+mod tree;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use address::HostPort;
+pub use example::example;
+pub use problem::Problem;
+pub use settings::{LogFormat, Settings};
+pub use source::Origin;
+pub use tree::Environment;
+
+use source::INPUT_LEN_MAX;
+
+/// What came of reading a configuration.
+pub struct Outcome {
+    /// The settings, if there is no error.
+    pub settings: Option<Settings>,
+    /// Everything that is wrong or strange.
+    pub problems: Vec<Problem>,
+}
+
+/// Read the file, if there is one, and the environment.
+pub fn load(file: Option<&Path>, environment: &Environment) -> Outcome {
+    let mut problems = Vec::new();
+    let text = file.and_then(|path| match read_file(path) {
+        Ok(text) => Some((path.display().to_string(), text)),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    });
+    if file.is_some() && text.is_none() {
+        // Everything else would be told as missing.
+        return Outcome {
+            settings: None,
+            problems,
+        };
+    }
+    let text = text
+        .as_ref()
+        .map(|(path, text)| (path.as_str(), text.as_str()));
+    let tree = tree::merge(text, environment, &mut problems);
+    let base = match file.and_then(Path::parent) {
+        Some(folder) => folder.to_owned(),
+        None => PathBuf::new(),
+    };
+    let settings = read::read(tree, &base, &mut problems);
+    Outcome { settings, problems }
+}
+
+/// The environment of this process.
+pub fn environment() -> Environment {
+    std::env::vars_os().collect()
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let shown = path.display().to_string();
+    let problem = |found: String, expected: &str| {
+        let path = shown.as_str().into();
+        Problem::new(&Origin::WholeFile { path }, "file", found, expected)
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| {
+            file.take(INPUT_LEN_MAX as u64 + 1).read_to_end(&mut bytes)
+        })
+        .map_err(|error| {
+            problem(error.to_string(), "a readable configuration file")
+                .help("`holdfast config example` prints one")
+        })?;
+    if bytes.len() > INPUT_LEN_MAX {
+        return Err(problem("more than 1 MiB".to_owned(), "at most 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        problem(format!("bytes that are no UTF-8, at offset {at}"), "UTF-8 text")
+    })
+}
+
+/// The address of a server: of the family that the socket on `listen` can reach.
+pub fn resolve(server: &HostPort, listen: SocketAddr) -> std::io::Result<SocketAddr> {
+    let found = server.resolve()?;
+    found
+        .iter()
+        .find(|address| address.is_ipv4() == listen.is_ipv4())
+        .copied()
+        .ok_or_else(|| {
+            let family = if listen.is_ipv4() { "IPv4" } else { "IPv6" };
+            std::io::Error::other(format!(
+                "no {family} address, and the node listens on {listen}"
+            ))
+        })
+}
+
+/// Servers whose names have no address now. Blocks on the system's resolver.
+pub fn unresolvable(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut check = |list: &str, index: usize, field: &str, server: &HostPort| {
+        if let Err(error) = resolve(server, settings.listen) {
+            let expected = "a host name with an address";
+            let found = format!("{server}: {error}");
+            let key = format!("{list}[{index}]{field}");
+            let origin = settings
+                .origins
+                .get(&key)
+                .or_else(|| settings.origins.get(list))
+                .unwrap_or(&Origin::Nowhere);
+            problems.push(
+                Problem::new(origin, key, found, expected)
+                    .help("--offline checks without asking the resolver"),
+            );
+        }
+    };
+    for (index, broker) in settings.brokers.iter().enumerate() {
+        check("brokers", index, "", &broker.0);
+    }
+    for (index, server) in settings.stun.iter().enumerate() {
+        check("stun", index, "", server);
+    }
+    for (index, turn) in settings.turn.iter().enumerate() {
+        check("turn", index, ".url", &turn.url.server);
+    }
+    problems
+}
