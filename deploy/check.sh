@@ -18,7 +18,11 @@ stage_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 stage_determinism() { deploy/lint-proof.sh; }
 # The kernel tests run the programs themselves, which `cargo test` alone need not build.
 stage_build() { cargo build --workspace --bins --locked; }
-stage_test() { cargo test --workspace --locked; }
+stage_test() {
+  cargo test --workspace --locked || return 1
+  # Under CI=true they fail instead.
+  [ "$(id -u)" = 0 ] || echo "test: NOT ROOT: the tests on kernel NATs were skipped"
+}
 stage_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked; }
 stage_dependencies() { cargo deny --locked check --hide-inclusion-graph bans licenses sources; }
 stage_advisories() {
