@@ -85,7 +85,7 @@ fn password(key: &hmac::Key, username: &str) -> String {
 }
 
 /// Base64 with padding (RFC 4648 section 4).
-pub(crate) fn base64(bytes: &[u8]) -> String {
+fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
@@ -186,10 +186,18 @@ impl Authenticator {
         })
     }
 
-    /// A nonce for the client at `from`: the second it was made in, and a MAC over that and
-    /// the client's address.
-    pub(super) fn nonce(&self, now: Now, from: SocketAddr) -> String {
-        self.nonce_of(self.second(now), from)
+    /// A nonce for the answer to a request from `from`: the second it was made in, and a MAC
+    /// over that and the client's address.
+    ///
+    /// The request's own while that is fresh, because a new one would tell the client to try
+    /// the same wrong credentials again.
+    pub(super) fn nonce(&self, now: Now, from: SocketAddr, msg: &Message<'_>) -> String {
+        let own = msg.attribute::<Nonce>().ok();
+        let own = own.filter(|own| self.nonce_is_fresh(now, from, own.nonce()));
+        own.map_or_else(
+            || self.nonce_of(self.second(now), from),
+            |own| own.nonce().to_owned(),
+        )
     }
 
     fn nonce_is_fresh(&self, now: Now, from: SocketAddr, nonce: &str) -> bool {

@@ -37,8 +37,6 @@ use turn_types::message::SEND;
 use allocation::Allocation;
 pub use allocation::{CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 use auth::Authenticator;
-#[cfg(feature = "net")]
-pub(crate) use auth::base64;
 pub use auth::{
     Credentials, NONCE_LIFETIME, SECRET_LEN_MAX, SharedSecret, SharedSecretError, USERNAME_LEN_MAX,
 };
@@ -322,6 +320,27 @@ pub struct Counters {
     pub to_clients: u64,
     /// Their payload, in bytes.
     pub to_clients_bytes: u64,
+}
+
+impl Counters {
+    /// Names and values, for `/metrics`.
+    pub fn list(&self) -> [(&'static str, u64); 13] {
+        [
+            ("bindings", self.bindings),
+            ("allocations", self.allocations),
+            ("challenges", self.challenges),
+            ("credentials_wrong", self.credentials_wrong),
+            ("credentials_expired", self.credentials_expired),
+            ("nonces_stale", self.nonces_stale),
+            ("limit_refusals", self.limit_refusals),
+            ("malformed", self.malformed),
+            ("strangers", self.strangers),
+            ("to_peers", self.to_peers),
+            ("to_peers_bytes", self.to_peers_bytes),
+            ("to_clients", self.to_clients),
+            ("to_clients_bytes", self.to_clients_bytes),
+        ]
+    }
 }
 
 struct TcpClient {

@@ -131,7 +131,7 @@ impl TurnMachine {
         let answer = if code == ErrorCode::BAD_REQUEST {
             asked.error(None, code)
         } else {
-            let nonce = self.auth.nonce(now, from);
+            let nonce = self.auth.nonce(now, from, msg);
             asked.challenge(code, self.auth.realm(), &nonce)
         };
         self.answer(client, answer);
