@@ -71,6 +71,8 @@ need gcc gcc libc6-dev
 need ip iproute2
 need nft nftables
 need curl curl
+# cargo and curl trust nobody without it.
+[ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 if [ "$mode" = test ]; then
   if [ $rust = 0 ]; then
     packages+=(rustfmt-web rust-web-clippy)
@@ -83,6 +85,7 @@ if [ "$mode" = test ]; then
   need turnserver coturn
   need iperf3 iperf3
   need ps procps
+  need git git # cargo-deny fetches the advisories with it.
 fi
 [ ${#packages[@]} = 0 ] || install_packages
 have_rust || die "Rust 1.$RUST_MIN_MINOR or newer is needed, found: $(cargo --version 2>&1 | head -1)"

@@ -274,6 +274,30 @@ impl Lab {
         tools::run("conntrack", &["-F"], "", Some(&namespace))
     }
 
+    /// Gives a running router another behaviour, all at once. What it remembers of flows through
+    /// conntrack stays, as with a router that is reconfigured;
+    /// [`flush_nat`](Self::flush_nat) makes it forget.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Invalid`], [`Error::NotUp`], or what a tool refused.
+    pub fn set_nat(&mut self, router: &str, nat: Nat) -> Result<(), Error> {
+        nat.validate()?;
+        let mut router = self.topology.router(router)?.clone();
+        router.nat = nat;
+        self.apply_nat(&router)?;
+        let slot = self
+            .topology
+            .routers
+            .iter_mut()
+            .find(|known| known.index == router.index);
+        *slot.expect("it was found above") = router;
+        let mut state = State::load(self.prefix())?.ok_or_else(|| Error::NotUp {
+            prefix: self.prefix().to_owned(),
+        })?;
+        state.topology = self.topology.clone();
+        state.save()
+    }
+
     /// Changes one direction of an emulated link while it runs, named by the node or router
     /// below it.
     ///
@@ -514,6 +538,13 @@ impl Lab {
             }
         }
         ip(&batch, Some(&namespace))?;
+        self.apply_nat(router)?;
+        // Last, so that nothing passes before the firewall stands.
+        set_forwarding(&namespace, true)
+    }
+
+    fn apply_nat(&self, router: &Router) -> Result<(), Error> {
+        let namespace = self.topology.namespace(&router.name);
         let (new, stream) = (router.nat.udp_timeout_s, router.nat.udp_stream_timeout_s);
         set_sysctls(
             &namespace,
@@ -528,9 +559,7 @@ impl Lab {
             &["-f", "-"],
             &router.nat.rules(router.address()),
             Some(&handle),
-        )?;
-        // Last, so that nothing passes before the firewall stands.
-        set_forwarding(&namespace, true)
+        )
     }
 
     fn configure_node(&self, node: &Node) -> Result<(), Error> {

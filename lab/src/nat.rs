@@ -188,7 +188,9 @@ impl Nat {
     /// inside endpoint), which lets strangers in; and on two sets, `addresses` and
     /// `endpoints`, of those whom a public port has sent to.
     pub(crate) fn rules(&self, wan: Ipv4Addr) -> String {
-        let mut script = String::from("table ip lab {\n");
+        // Declaring the table lets the deletion succeed where there is none yet; the whole script
+        // takes effect at once.
+        let mut script = String::from("table ip lab\ndelete table ip lab\ntable ip lab {\n");
         if self.is_tracked() {
             script.push_str(&tracking(wan, self.udp_stream_timeout_s));
         }

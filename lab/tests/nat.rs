@@ -251,3 +251,21 @@ fn a_router_that_blocks_udp_passes_tcp_to_the_listed_ports_only() {
     assert!(connect(444).is_err());
     drop(refused);
 }
+
+#[test]
+fn a_router_that_is_reconfigured_behaves_differently_at_once() {
+    let Some(prefix) = prefix('r') else { return };
+    let mut lab = two(&prefix, Nat::default(), Nat::default());
+    let _server = Server::start(&lab);
+    let mut probe = Probe::new(&lab, "n1");
+    let before = probe.observed(SERVERS[0], PORTS[0]).unwrap();
+    lab.set_nat("r1", Nat::udp_blocked(&[443])).unwrap();
+    assert_eq!(probe.observed(SERVERS[0], PORTS[0]), None);
+    lab.set_nat("r1", Nat::full_cone()).unwrap();
+    assert_eq!(probe.observed(SERVERS[0], PORTS[0]), Some(before));
+    assert_eq!(measure_filtering(&lab, "n1"), Filtering::Eif);
+    assert_eq!(
+        Lab::attach(&prefix).unwrap().nat("r1").unwrap(),
+        &Nat::full_cone()
+    );
+}
