@@ -42,6 +42,7 @@ pub mod coturn;
 mod error;
 mod lab;
 mod link;
+mod make;
 mod nat;
 mod netns;
 pub mod process;
