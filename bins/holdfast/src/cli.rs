@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -16,6 +18,13 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serve nodes that look for each other: the signaling broker, and STUN and TURN
+    Rendezvous(RendezvousArgs),
+    /// Show a running node: its links, paths, brokers and relays
+    Status(StatusArgs),
+    /// A whole mesh on this machine: a network namespace behind a NAT for every node
+    #[command(subcommand)]
+    Dev(DevCommand),
     /// Check a configuration, or print an example
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -30,6 +39,22 @@ pub struct ConfigFile {
     /// The configuration file [default: $HOLDFAST_CONFIG, else only the environment]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// `holdfast status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show every candidate pair of the link with this peer
+    pub peer: Option<String>,
+    /// The node's admin address [default: $HOLDFAST_ADMIN, else http://127.0.0.1:7070]
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every second
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// `holdfast config`.
@@ -101,4 +126,86 @@ pub struct DeploymentArgs {
     /// Ports that the nodes open to each other: 5432, or 8301/udp for TCP and UDP
     #[arg(long, value_name = "PORT[/udp],…", value_delimiter = ',')]
     pub allow: Vec<String>,
+}
+
+/// `holdfast rendezvous`.
+#[derive(Debug, Args)]
+pub struct RendezvousArgs {
+    /// Where the broker listens
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7000", env = "HOLDFAST_RENDEZVOUS_LISTEN")]
+    pub listen: SocketAddr,
+    /// Serve STUN and TURN too, over UDP and TCP
+    #[arg(long, requires = "turn_secret_file")]
+    pub turn: bool,
+    /// Where STUN and TURN listen
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:3478", env = "HOLDFAST_TURN_LISTEN")]
+    pub turn_listen: SocketAddr,
+    /// The secret that nodes derive their TURN credentials from, mode 0400
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_TURN_SECRET_FILE")]
+    pub turn_secret_file: Option<PathBuf>,
+    /// The address of this host as nodes see it [default: the one it listens on]
+    #[arg(long, value_name = "IP", env = "HOLDFAST_TURN_PUBLIC_IP")]
+    pub turn_public_ip: Option<IpAddr>,
+    /// The ports that traffic is relayed through, FIRST-LAST [default: 61000-65535]
+    #[arg(long, value_name = "PORTS", env = "HOLDFAST_TURN_RELAY_PORTS")]
+    pub turn_relay_ports: Option<String>,
+}
+
+/// `holdfast dev`.
+#[derive(Debug, Subcommand)]
+pub enum DevCommand {
+    /// Bring a mesh up, and wait until every node reaches every other
+    Up {
+        /// How many nodes: node-1, node-2, … with the VIPs 127.50.0.1, 127.50.0.2, …
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+        nodes: u8,
+        /// How the nodes' NATs behave, in turn: linux, eim, eimrand, adm, symmetric,
+        /// full-cone, or udp-blocked
+        #[arg(long, value_name = "NAT,…", default_value = "linux", value_delimiter = ',')]
+        nat: Vec<String>,
+    },
+    /// Show the links of all nodes
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command on a node; its exit code is passed on
+    Exec {
+        /// The node
+        node: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Print the log of a node, or of `rendezvous`
+    Logs {
+        /// The node
+        node: String,
+        /// Go on as the log grows
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Kill a node's process, as a crash would
+    Kill {
+        /// The node
+        node: String,
+    },
+    /// Start the process of a node that was killed
+    Start {
+        /// The node
+        node: String,
+    },
+    /// Remove everything that `up` made; also after a crash
+    Down,
+    /// Answer HTTP requests with the name of the node
+    #[command(hide = true)]
+    ServeHello {
+        /// The port, on the node's own VIP
+        #[arg(long)]
+        port: u16,
+        /// Return once it listens, and go on in the background
+        #[arg(long)]
+        background: bool,
+    },
 }

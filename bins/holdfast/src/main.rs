@@ -5,9 +5,13 @@
 mod cli;
 mod config;
 mod config_command;
+mod dev;
 mod keys_command;
 mod logging;
 mod output;
+mod rendezvous;
+mod signals;
+mod status;
 
 use std::process::ExitCode;
 
@@ -22,9 +26,20 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Config(command) => config_command::run(command),
         Command::Keys(command) => keys_command::run(command),
+        Command::Rendezvous(args) => rendezvous::run(args),
+        Command::Dev(command) => dev::run(command),
+        Command::Status(args) => status::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::FAILURE
+        match error.is::<BadConfig>() {
+            true => ExitCode::from(EXIT_BAD_CONFIG),
+            false => ExitCode::FAILURE,
+        }
     })
 }
+
+/// An error of the one who configured, not of the world.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadConfig(String);

@@ -55,11 +55,19 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Outcome {
         .as_ref()
         .map(|(path, text)| (path.as_str(), text.as_str()));
     let tree = tree::merge(text, environment, &mut problems);
+    if problems.iter().any(Problem::is_syntax) {
+        problems.retain(Problem::is_syntax);
+    }
     let base = match file.and_then(Path::parent) {
         Some(folder) => folder.to_owned(),
         None => PathBuf::new(),
     };
-    let settings = read::read(tree, &base, &mut problems);
+    // Of a file that does not parse, what else would be found is guesswork.
+    let settings = match problems.iter().any(Problem::is_syntax) {
+        true => None,
+        false => read::read(tree, &base, &mut problems),
+    };
+    problems.sort_by_key(|problem| problem.origin.order());
     Outcome { settings, problems }
 }
 

@@ -33,6 +33,8 @@ pub struct Problem {
     pub expected: String,
     /// What to do, where it is not obvious.
     pub help: Option<String>,
+    /// Whether the text does not even parse.
+    syntax: bool,
 }
 
 impl Problem {
@@ -50,6 +52,7 @@ impl Problem {
             found: found.into(),
             expected: expected.into(),
             help: None,
+            syntax: false,
         }
     }
 
@@ -59,7 +62,16 @@ impl Problem {
             Origin::Env { .. } => "valid JSON",
             _ => "valid TOML",
         };
-        Problem::new(&origin, "", clip(message.trim()), expected)
+        let problem = Problem::new(&origin, "", clip(message.trim()), expected);
+        Problem {
+            syntax: true,
+            ..problem
+        }
+    }
+
+    /// Whether the text does not even parse.
+    pub fn is_syntax(&self) -> bool {
+        self.syntax
     }
 
     /// The same, with advice.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use holdfast_core::config::{
     AllowRule, Config, Congestion, Limits, PathPolicy, PeerConfig, TurnCredentials, TurnServer,
-    TurnTransport,
 };
 use holdfast_core::identity::{ClusterSecret, Identity};
 use holdfast_core::types::{PeerId, Vip};

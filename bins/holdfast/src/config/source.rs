@@ -42,6 +42,17 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The order in which a reader goes through problems: the file from its top, then what it
+    /// lacks, then the environment.
+    pub fn order(&self) -> (u8, usize) {
+        match self {
+            Origin::File { line, .. } => (0, *line),
+            Origin::WholeFile { .. } => (1, 0),
+            Origin::Env { .. } => (2, 0),
+            Origin::Nowhere => (3, 0),
+        }
+    }
+
     /// Whether this is one of the variables whose format belongs to others, so that fields
     /// unknown to us are no mistake.
     pub fn is_foreign(&self) -> bool {

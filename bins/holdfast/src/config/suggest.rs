@@ -34,19 +34,26 @@ fn fold(text: &str) -> Vec<char> {
         .collect()
 }
 
-/// Edits (insertion, deletion, substitution) from one to the other.
+/// Edits from one to the other: insertion, deletion, substitution, a swap of neighbours.
 fn distance(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = match (i, j) {
+                (0, n) | (n, 0) => n,
+                _ => {
+                    let substituted = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                    let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                    let best = substituted.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                    match swapped {
+                        true => best.min(rows[i - 2][j - 2] + 1),
+                        false => best,
+                    }
+                }
+            };
         }
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -59,6 +66,7 @@ mod tests {
         let find = |word| closest(word, words.into_iter());
         assert_eq!(find("broker"), Some("brokers"));
         assert_eq!(find("Brokres"), Some("brokers"));
+        assert_eq!(find("peesr"), Some("peers"));
         assert_eq!(find("path-loss-grace"), Some("path_loss_grace"));
         assert_eq!(find("cluster_secret"), Some("cluster_secret_file"));
         assert_eq!(find("password"), None);

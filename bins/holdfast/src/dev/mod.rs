@@ -1,0 +1,139 @@
+//! `holdfast dev`: a whole mesh on this machine, one network namespace per node.
+//!
+//! Every node is behind a NAT of its own; broker, STUN and TURN are on the public network.
+//! All that exists is in the lab's folder and namespaces, so that `down` finds it after a
+//! crash as well.
+
+mod hello;
+mod process;
+mod state;
+mod up;
+mod view;
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use holdfast_lab::{Error as LabError, Lab, preconditions};
+
+use crate::cli::DevCommand;
+use crate::output;
+use state::{Mesh, PREFIX};
+
+/// A command that does not exist, as shells have it.
+const EXIT_NOT_FOUND: u8 = 127;
+/// How often a growing log is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Run it.
+pub fn run(command: DevCommand) -> anyhow::Result<ExitCode> {
+    if let DevCommand::ServeHello { port, background } = command {
+        return hello::run(port, background);
+    }
+    preconditions().map_err(explain)?;
+    match command {
+        DevCommand::Up { nodes, nat } => up::up(nodes, &nat),
+        DevCommand::Status { json } => view::status(&Mesh::attach()?, json),
+        DevCommand::Exec { node, command } => exec(&Mesh::attach()?, &node, &command),
+        DevCommand::Logs { node, follow } => logs(&Mesh::attach()?, &node, follow),
+        DevCommand::Kill { node } => kill(&Mesh::attach()?, &node),
+        DevCommand::Start { node } => start(&Mesh::attach()?, &node),
+        DevCommand::Down => down(),
+        DevCommand::ServeHello { .. } => unreachable!("handled above: it needs no privilege"),
+    }
+}
+
+/// Who lacks the privilege is told what for and how to get it.
+fn explain(error: LabError) -> anyhow::Error {
+    match error {
+        LabError::NotRoot { .. } => anyhow::anyhow!(
+            "`holdfast dev` makes network namespaces and needs root: run it with sudo"
+        ),
+        error => error.into(),
+    }
+}
+
+fn exec(mesh: &Mesh, node: &str, command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    mesh.check_node(node)?;
+    let (program, arguments) = command.split_first().context("no command")?;
+    let error = mesh
+        .lab
+        .command(node, program)?
+        .args(arguments)
+        .env(hello::NODE_VARIABLE, node)
+        .exec();
+    if error.kind() == io::ErrorKind::NotFound {
+        eprintln!("error: {}: command not found", program.display());
+        return Ok(ExitCode::from(EXIT_NOT_FOUND));
+    }
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+fn logs(mesh: &Mesh, node: &str, follow: bool) -> anyhow::Result<ExitCode> {
+    if node != state::RENDEZVOUS {
+        mesh.check_node(node)?;
+    }
+    let path = mesh.log(node);
+    let mut file = std::fs::File::open(&path)
+        .with_context(|| format!("{node} has no log at {}", path.display()))?;
+    loop {
+        let mut out = io::stdout().lock();
+        match io::copy(&mut file, &mut out).and_then(|_| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            other => other?,
+        };
+        if !follow {
+            break;
+        }
+        drop(out);
+        std::thread::sleep(FOLLOW_EVERY);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kill(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
+    mesh.check_node(node)?;
+    match mesh.process(node) {
+        Some(id) if process::kill(id)? => {
+            output::print(&format!("{node} is killed\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => bail!("{node} is not running: `holdfast dev start {node}` starts it"),
+    }
+}
+
+fn start(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
+    mesh.check_node(node)?;
+    if mesh.process(node).is_some_and(|id| id.is_alive()) {
+        bail!("{node} is running already");
+    }
+    mesh.start_node(node)?;
+    output::print(&format!("{node} is started\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn down() -> anyhow::Result<ExitCode> {
+    let existed = Lab::clean(PREFIX)?;
+    output::print(match existed {
+        true => "the mesh is removed\n",
+        false => "there is no mesh to remove\n",
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The end of a log, for an error message.
+fn log_tail(path: &std::path::Path) -> String {
+    /// A screenful.
+    const TAIL_BYTES: u64 = 2_000;
+    let read = || -> io::Result<String> {
+        let mut file = std::fs::File::open(path)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    };
+    read().unwrap_or_else(|error| format!("(no log: {error})"))
+}

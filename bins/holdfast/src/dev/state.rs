@@ -1,0 +1,114 @@
+//! The mesh that is up: its lab, its folder, its processes.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+use anyhow::{Context, bail};
+use holdfast_lab::process::ProcessId;
+use holdfast_lab::{Error as LabError, Lab};
+
+use super::process::start_detached;
+
+/// Begins the names of all namespaces.
+pub const PREFIX: &str = "hfdev";
+/// The name of the broker's and TURN server's log.
+pub const RENDEZVOUS: &str = "rendezvous";
+/// Written last by `up`: without it, an `up` was interrupted.
+const COMPLETE: &str = "complete";
+
+/// A mesh on this machine.
+pub struct Mesh {
+    /// Its namespaces.
+    pub lab: Lab,
+    folder: PathBuf,
+}
+
+impl Mesh {
+    /// The mesh of a lab that is up.
+    pub fn of(lab: Lab) -> Mesh {
+        let folder = lab.folder().join("dev");
+        Mesh { lab, folder }
+    }
+
+    /// The mesh that is up.
+    pub fn attach() -> anyhow::Result<Mesh> {
+        match Lab::attach(PREFIX) {
+            Ok(lab) => Ok(Mesh::of(lab)),
+            Err(LabError::NotUp { .. }) => {
+                bail!("there is no mesh: `holdfast dev up` makes one")
+            }
+            Err(error) => Err(error).context("`holdfast dev down` removes what is left of it"),
+        }
+    }
+
+    /// The folder of configurations, keys and logs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The log of a node or of [`RENDEZVOUS`].
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.log"))
+    }
+
+    /// Where every node serves its status, inside its namespace.
+    pub fn admin(&self) -> SocketAddr {
+        ([127, 0, 0, 1], 7070).into()
+    }
+
+    /// The nodes, in order.
+    pub fn nodes(&self) -> Vec<String> {
+        self.lab.nodes().map(str::to_owned).collect()
+    }
+
+    /// Refuse a name that no node has.
+    pub fn check_node(&self, node: &str) -> anyhow::Result<()> {
+        if self.lab.nodes().any(|known| known == node) {
+            return Ok(());
+        }
+        bail!(
+            "there is no node {node:?}: the nodes are {}",
+            self.nodes().join(", ")
+        )
+    }
+
+    /// The process of a node, as it was last started.
+    pub fn process(&self, node: &str) -> Option<ProcessId> {
+        let text = fs::read(self.pid_file(node)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn pid_file(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("{node}.pid"))
+    }
+
+    /// Start a node's process.
+    pub fn start_node(&self, node: &str) -> anyhow::Result<Child> {
+        let config = self.folder.join(format!("{node}.toml"));
+        let mut command = self.lab.command(node, own_program()?)?;
+        command.arg("mesh").arg("--config").arg(config);
+        let child = start_detached(command, &self.log(node))
+            .with_context(|| format!("cannot start {node}"))?;
+        let id = serde_json::to_vec(&ProcessId::of(child.id()))?;
+        fs::write(self.pid_file(node), id)
+            .with_context(|| format!("cannot write the process id of {node}"))?;
+        Ok(child)
+    }
+
+    /// Note that everything was made.
+    pub fn set_complete(&self) -> anyhow::Result<()> {
+        fs::write(self.folder.join(COMPLETE), "").context("cannot write the state")
+    }
+
+    /// Whether everything was made.
+    pub fn is_complete(&self) -> bool {
+        self.folder.join(COMPLETE).exists()
+    }
+}
+
+/// This very program.
+pub fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program's own file")
+}
