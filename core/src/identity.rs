@@ -118,7 +118,9 @@ pub struct ClusterSecret(Vec<u8>);
 
 /// A cluster secret that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cluster secret is {found} bytes long: expected {CLUSTER_SECRET_LEN_MIN} to {CLUSTER_SECRET_LEN_MAX}")]
+#[error(
+    "cluster secret is {found} bytes long: expected {CLUSTER_SECRET_LEN_MIN} to {CLUSTER_SECRET_LEN_MAX}"
+)]
 pub struct ClusterSecretError {
     found: usize,
 }
@@ -229,7 +231,10 @@ mod tests {
         let a = secret().identity(&"a".parse().unwrap());
         let b = secret().identity(&"b".parse().unwrap());
         assert_ne!(a.public(), b.public());
-        assert_eq!(a.public(), secret().identity(&"a".parse().unwrap()).public());
+        assert_eq!(
+            a.public(),
+            secret().identity(&"a".parse().unwrap()).public()
+        );
     }
 
     #[test]

@@ -19,9 +19,17 @@
 
 pub mod config;
 pub mod entropy;
+pub mod ice;
 pub mod identity;
+pub mod link;
 pub mod mesh;
+pub mod mux;
+pub mod quic;
+pub mod recorder;
 pub mod rendezvous;
+pub mod signal;
 pub mod status;
+pub mod stun;
 pub mod time;
+pub mod turn;
 pub mod types;

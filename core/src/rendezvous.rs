@@ -6,16 +6,34 @@
 //! snapshot of what its sender has to say: stale candidates cannot pile up, and a fresh
 //! message is never lost behind an old one.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::entropy::Seed;
 use crate::identity::PublicKey;
+use crate::signal::envelope::Envelope;
 use crate::time::Now;
 
 /// Largest accepted envelope, in bytes.
 pub const ENVELOPE_LEN_MAX: usize = 4096;
+/// Most mailboxes of one broker.
+const MAILBOXES_MAX: usize = 4096;
+/// Most senders that one mailbox remembers: a cluster's peers, and some strangers.
+const SENDERS_MAX: usize = 128;
+/// Most polls that wait at a time.
+const WAITING_MAX: usize = 4096;
+/// Most source addresses whose rate is watched.
+const SOURCES_MAX: usize = 16_384;
+/// Requests that one source may make at once. Many nodes share one provider's address.
+const BURST: u32 = 600;
+/// One more request each.
+const TOKEN_EVERY: Duration = Duration::from_millis(10);
+/// An unfetched envelope is dropped after this time: its sender repeats itself if it lives.
+const KEEP: Duration = Duration::from_secs(60);
+/// How often expired envelopes are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Longest time a poll may wait.
 pub const POLL_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -102,33 +120,273 @@ pub enum Refusal {
 }
 
 /// The broker's mailboxes.
-pub struct Mailboxes {}
+///
+/// Invariants: a mailbox holds at most one envelope per sender; every envelope in it carries
+/// a valid signature of that sender; each ticket is answered once or cancelled.
+pub struct Mailboxes {
+    run: u64,
+    seq: u64,
+    boxes: BTreeMap<PublicKey, Mailbox>,
+    waiting: BTreeMap<u64, Waiter>,
+    sources: BTreeMap<IpAddr, Bucket>,
+    outputs: VecDeque<Output>,
+    swept_at: Instant,
+    counts: Counts,
+}
 
-#[allow(unused_variables, reason = "the bodies follow")]
+#[derive(Default)]
+struct Mailbox {
+    letters: BTreeMap<PublicKey, Letter>,
+}
+
+struct Letter {
+    seq: u64,
+    at: Instant,
+    bytes: Arc<[u8]>,
+}
+
+struct Waiter {
+    mailbox: PublicKey,
+    after: u64,
+    until: Instant,
+}
+
+/// A token bucket: the rate limit of one source address.
+struct Bucket {
+    tokens: u32,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Counts {
+    posted: u64,
+    polled: u64,
+    malformed: u64,
+    rate_limited: u64,
+    full: u64,
+    expired: u64,
+}
+
 impl Mailboxes {
     /// An empty broker.
     pub fn new(seed: Seed, now: Now) -> Mailboxes {
-        Mailboxes {}
+        Mailboxes {
+            run: seed.fork("broker/run").rng().u64(),
+            seq: 0,
+            boxes: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            swept_at: now.mono,
+            counts: Counts::default(),
+        }
     }
 
     /// Something happened.
-    pub fn handle(&mut self, now: Now, input: Input) {}
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Post {
+                ticket,
+                source,
+                envelope,
+            } => {
+                let answer = match self.post(now.mono, source, envelope) {
+                    Ok(()) => Output::Posted { ticket },
+                    Err(reason) => Output::Refused { ticket, reason },
+                };
+                self.outputs.push_back(answer);
+            }
+            Input::Poll {
+                ticket,
+                source,
+                mailbox,
+                after,
+                wait,
+            } => {
+                let after = after.filter(|cursor| cursor.run == self.run);
+                let waiter = Waiter {
+                    mailbox,
+                    after: after.map_or(0, |cursor| cursor.seq),
+                    until: now.mono + wait.min(POLL_WAIT_MAX),
+                };
+                self.poll(now.mono, ticket, source, waiter);
+            }
+            Input::Cancel { ticket } => {
+                self.waiting.remove(&ticket);
+            }
+        }
+    }
 
     /// Time passed.
-    pub fn handle_deadline(&mut self, now: Now) {}
+    pub fn handle_deadline(&mut self, now: Now) {
+        let due: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiter)| waiter.until <= now.mono)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in due {
+            self.answer(ticket);
+        }
+        if now.mono >= self.swept_at + SWEEP_EVERY {
+            self.sweep(now.mono);
+        }
+    }
 
     /// When to call [`Mailboxes::handle_deadline`], and why.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        None
+        let poll = self.waiting.values().map(|waiter| waiter.until).min();
+        let sweep = (!self.boxes.is_empty() || !self.sources.is_empty())
+            .then(|| self.swept_at + SWEEP_EVERY);
+        [(poll, "a poll's wait ends"), (sweep, "envelopes expire")]
+            .into_iter()
+            .filter_map(|(at, why)| Some((at?, why)))
+            .min_by_key(|(at, _)| *at)
     }
 
     /// What to answer.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs.pop_front()
     }
 
-    /// Counters for `/metrics`: name and value.
+    /// Counters and gauges for `/metrics`: name and value.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
+        vec![
+            ("mailboxes", self.boxes.len() as u64),
+            ("polls_waiting", self.waiting.len() as u64),
+            ("envelopes_posted", self.counts.posted),
+            ("polls_answered", self.counts.polled),
+            ("refused_malformed", self.counts.malformed),
+            ("refused_rate_limited", self.counts.rate_limited),
+            ("refused_full", self.counts.full),
+            ("envelopes_expired", self.counts.expired),
+        ]
+    }
+
+    fn post(&mut self, now: Instant, source: IpAddr, bytes: Vec<u8>) -> Result<(), Refusal> {
+        self.take_token(now, source)?;
+        let Ok(envelope) = Envelope::parse(&bytes) else {
+            self.counts.malformed += 1;
+            return Err(Refusal::Malformed);
+        };
+        let (sender, receiver) = (envelope.sender, envelope.receiver);
+        if !self.boxes.contains_key(&receiver) && self.boxes.len() >= MAILBOXES_MAX {
+            self.counts.full += 1;
+            return Err(Refusal::Full);
+        }
+        self.seq += 1;
+        let letter = Letter {
+            seq: self.seq,
+            at: now,
+            bytes: bytes.into(),
+        };
+        let mailbox = self.boxes.entry(receiver).or_default();
+        mailbox.letters.insert(sender, letter);
+        if mailbox.letters.len() > SENDERS_MAX {
+            // Strangers may write to anyone; the one that was silent longest makes room.
+            let oldest = mailbox.letters.iter().min_by_key(|(_, letter)| letter.seq);
+            let oldest = *oldest.expect("more than the limit is not none").0;
+            mailbox.letters.remove(&oldest);
+        }
+        assert!(mailbox.letters.len() <= SENDERS_MAX);
+        self.counts.posted += 1;
+        self.wake(receiver);
+        Ok(())
+    }
+
+    fn poll(&mut self, now: Instant, ticket: u64, source: IpAddr, waiter: Waiter) {
+        let refusal = match self.take_token(now, source) {
+            Err(reason) => Some(reason),
+            Ok(()) if self.waiting.len() >= WAITING_MAX => {
+                self.counts.full += 1;
+                Some(Refusal::Full)
+            }
+            Ok(()) => None,
+        };
+        if let Some(reason) = refusal {
+            self.outputs.push_back(Output::Refused { ticket, reason });
+            return;
+        }
+        let mailbox = waiter.mailbox;
+        self.waiting.insert(ticket, waiter);
+        self.wake(mailbox);
+    }
+
+    /// Answer the polls of a mailbox that have something to read.
+    fn wake(&mut self, owner: PublicKey) {
+        let Some(mailbox) = self.boxes.get(&owner) else {
+            return;
+        };
+        let newest = mailbox.letters.values().map(|letter| letter.seq).max();
+        let ready: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiter)| waiter.mailbox == owner && newest > Some(waiter.after))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in ready {
+            self.answer(ticket);
+        }
+    }
+
+    fn answer(&mut self, ticket: u64) {
+        let Some(waiter) = self.waiting.remove(&ticket) else {
+            return;
+        };
+        let letters = self.boxes.get(&waiter.mailbox);
+        let mut news: Vec<&Letter> = letters
+            .into_iter()
+            .flat_map(|mailbox| mailbox.letters.values())
+            .filter(|letter| letter.seq > waiter.after)
+            .collect();
+        news.sort_by_key(|letter| letter.seq);
+        self.counts.polled += 1;
+        self.outputs.push_back(Output::Messages {
+            ticket,
+            cursor: Cursor {
+                run: self.run,
+                seq: news.last().map_or(waiter.after, |letter| letter.seq),
+            },
+            envelopes: news.iter().map(|letter| letter.bytes.clone()).collect(),
+        });
+    }
+
+    fn take_token(&mut self, now: Instant, source: IpAddr) -> Result<(), Refusal> {
+        if !self.sources.contains_key(&source) && self.sources.len() >= SOURCES_MAX {
+            self.counts.full += 1;
+            return Err(Refusal::Full);
+        }
+        let bucket = self.sources.entry(source).or_insert(Bucket {
+            tokens: BURST,
+            at: now,
+        });
+        let earned = now.saturating_duration_since(bucket.at).as_millis() / TOKEN_EVERY.as_millis();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(BURST);
+            bucket.tokens = bucket.tokens.saturating_add(earned).min(BURST);
+            bucket.at = now;
+        }
+        if bucket.tokens == 0 {
+            self.counts.rate_limited += 1;
+            return Err(Refusal::RateLimited);
+        }
+        bucket.tokens -= 1;
+        Ok(())
+    }
+
+    /// Forget envelopes that nobody fetched in time, and sources with a full bucket.
+    fn sweep(&mut self, now: Instant) {
+        self.swept_at = now;
+        for mailbox in self.boxes.values_mut() {
+            let before = mailbox.letters.len();
+            mailbox.letters.retain(|_, letter| now < letter.at + KEEP);
+            self.counts.expired += (before - mailbox.letters.len()) as u64;
+        }
+        self.boxes.retain(|_, mailbox| !mailbox.letters.is_empty());
+        let refilled = TOKEN_EVERY * BURST;
+        self.sources.retain(|_, bucket| now < bucket.at + refilled);
     }
 }
+
+#[cfg(test)]
+mod tests;

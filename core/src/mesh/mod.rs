@@ -1,8 +1,22 @@
-//! All links of a node over one UDP socket.
+//! A node: all its links over one UDP socket.
+//!
+//! The mesh holds policy, addresses and a demultiplexer; a link's bytes pass through it
+//! untouched. A datagram finds its link in this order:
+//!
+//! 1. The source is one of our TURN servers: unwrap it and start again with the peer's
+//!    address. (ChannelData begins with 0x40 to 0x4F, which lies inside QUIC's short headers.)
+//! 2. STUN by its magic cookie: a request by its user fragment, an answer by its transaction.
+//! 3. QUIC by connection id, a first packet by the pair it came on.
+//!
+//! What fits nowhere is counted and dropped: strangers get no answer.
 
 mod api;
+mod counters;
+mod gather;
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -14,38 +28,286 @@ pub use api::{
 
 use crate::config::{Config, ConfigError};
 use crate::entropy::Seed;
-use crate::status::Status;
+use crate::ice::{Base, LocalCandidate, StunVerdict};
+use crate::link::{Link, LinkOutput, LinkTransmit, Shared};
+use crate::mux::DATAGRAM_LEN_MAX;
+use crate::quic::{CONNECTION_ID_LEN, link_of_packet};
+use crate::recorder::{Record, Recorder};
+use crate::signal::envelope::Envelope;
+use crate::signal::{Rejected, link_of_ufrag};
+use crate::status::{Counter, LinkState, Status};
+use crate::stun::{is_stun, transaction_id};
 use crate::time::Now;
-use crate::types::{LinkId, PeerId, StreamId, Vip};
+use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
+use counters::Counters;
+use gather::Gather;
+
+/// Most STUN transactions whose link is remembered.
+const TRANSACTIONS_MAX: usize = 8192;
+/// Most remote addresses whose link is remembered.
+const REMOTES_MAX: usize = 8192;
 
 /// A node: its links, its addresses, its policy.
-pub struct Mesh {}
+pub struct Mesh {
+    id: PeerId,
+    shared: Arc<Shared>,
+    links: Vec<Link>,
+    gather: Gather,
+    started: Instant,
+    /// Which link each key belongs to.
+    keys: BTreeMap<crate::identity::PublicKey, LinkId>,
+    /// Deadlines of the links, earliest first, and each link's entry.
+    deadlines: BTreeSet<(Instant, LinkId)>,
+    deadline_of: Vec<Option<(Instant, &'static str)>>,
+    /// Links that may have something to transmit, each at most once.
+    ready: VecDeque<LinkId>,
+    is_ready: Vec<bool>,
+    /// Whose STUN transactions these are, and the order in which they were made.
+    transactions: BTreeMap<[u8; 12], LinkId>,
+    transaction_order: VecDeque<[u8; 12]>,
+    remotes: BTreeMap<SocketAddr, LinkId>,
+    counters: Counters,
+    recorder: Recorder,
+    scratch: Vec<u8>,
+    outputs: VecDeque<Output>,
+    stopping: bool,
+    stopped: bool,
+}
 
-#[allow(unused_variables, reason = "the bodies follow")]
 impl Mesh {
     /// A node that has yet to be told its addresses.
     pub fn new(config: Config, seed: Seed, now: Now) -> Result<Mesh, Vec<ConfigError>> {
-        Ok(Mesh {})
+        let problems = config.problems();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut peers = config.peers;
+        peers.sort_by(|a, b| a.id.cmp(&b.id));
+        let shared = Arc::new(Shared {
+            id: config.id.clone(),
+            identity: Arc::new(config.identity),
+            vip: config.vip,
+            incarnation: Incarnation(seed.fork("incarnation").rng().bytes()),
+            allow: config.allow.into(),
+            congestion: config.congestion,
+            limits: config.limits,
+        });
+        let mut keys = BTreeMap::new();
+        let mut links = Vec::with_capacity(peers.len());
+        for (n, peer) in peers.into_iter().enumerate() {
+            let id = LinkId(u16::try_from(n).expect("peers are limited"));
+            keys.insert(peer.key, id);
+            let seed = seed.fork(&format!("link/{}", peer.id));
+            links.push(Link::new(id, peer, shared.clone(), seed, now));
+        }
+        let mut mesh = Mesh {
+            id: config.id,
+            gather: Gather::new(
+                config.paths,
+                config.udp_port,
+                &config.stun,
+                config.turn,
+                &seed,
+                now,
+            ),
+            started: now.mono,
+            keys,
+            deadlines: BTreeSet::new(),
+            deadline_of: vec![None; links.len()],
+            ready: VecDeque::new(),
+            is_ready: vec![false; links.len()],
+            links,
+            transactions: BTreeMap::new(),
+            transaction_order: VecDeque::new(),
+            remotes: BTreeMap::new(),
+            counters: Counters::default(),
+            recorder: Recorder::new(now.mono, shared.limits.recorder_len),
+            scratch: Vec::new(),
+            outputs: VecDeque::new(),
+            stopping: false,
+            stopped: false,
+            shared,
+        };
+        for n in 0..mesh.links.len() {
+            mesh.touch(now, LinkId(n as u16));
+        }
+        Ok(mesh)
     }
 
+    // ---- getters ----
+
+    /// The links with their peers, in order.
+    pub fn links(&self) -> impl Iterator<Item = (LinkId, &PeerId, Vip)> {
+        self.links.iter().enumerate().map(|(n, link)| {
+            let peer = link.peer();
+            (LinkId(n as u16), &peer.id, peer.vip)
+        })
+    }
+
+    /// Whether every stream has ended and everything that says goodbye was handed out.
+    pub fn is_drained(&self) -> bool {
+        self.stopped
+            && self.ready.is_empty()
+            && self.outputs.is_empty()
+            && self.links.iter().all(Link::has_said_goodbye)
+    }
+
+    /// What the node says of itself.
+    pub fn status(&self, now: Now) -> Status {
+        let counter = |(name, value): (&'static str, u64)| Counter {
+            name: name.into(),
+            value,
+        };
+        let dropped = self.links.iter().map(Link::datagrams_dropped).sum();
+        let dropped = ("udp_datagrams_dropped", dropped);
+        Status {
+            id: self.id.clone(),
+            vip: self.shared.vip,
+            incarnation: self.shared.incarnation.to_string(),
+            uptime_ms: now.mono.saturating_duration_since(self.started).as_millis() as u64,
+            candidates: self
+                .gather
+                .candidates()
+                .iter()
+                .map(|candidate| candidate.describe())
+                .collect(),
+            relays: self.gather.relays(),
+            links: self
+                .links
+                .iter()
+                .map(|link| link.status(now.mono))
+                .collect(),
+            counters: self.counters.iter().chain([dropped]).map(counter).collect(),
+        }
+    }
+
+    /// The state of one link, without the cost of a whole status.
+    pub fn link_state(&self, link: LinkId) -> Option<LinkState> {
+        self.links.get(link.index()).map(Link::state)
+    }
+
+    /// The flight recorder.
+    pub fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
+    /// The flight recorder's content, oldest first: one JSON object per line.
+    pub fn dump(&self, out: &mut Vec<String>) {
+        out.extend(self.recorder.lines());
+    }
+
+    // ---- what happened ----
+
     /// Something happened.
-    pub fn handle(&mut self, now: Now, input: Input) {}
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.record_input(now, &input);
+        match input {
+            Input::LocalAddresses(addresses) => {
+                let changed = self.gather.set_addresses(now, addresses);
+                self.candidates_changed(now, changed);
+            }
+            Input::Signal(envelope) => self.handle_signal(now, &envelope),
+            Input::TurnTcp { conn, event } => {
+                let mut relayed = Vec::new();
+                let changed = self.gather.handle_tcp(now, conn, event, &mut relayed);
+                self.candidates_changed(now, changed);
+                self.handle_relayed(now, relayed);
+            }
+            Input::IncomingRefused { stream } => {
+                self.stream_reset(now, stream, ResetReason::Refused);
+            }
+            Input::UdpRefused {
+                link,
+                peer_port,
+                to,
+            } => {
+                if let Some(link) = self.links.get_mut(link.index()) {
+                    link.udp_refused(now, peer_port, to);
+                }
+            }
+            Input::Goodbye => {
+                self.stopping = true;
+                for n in 0..self.links.len() {
+                    self.links[n].say_goodbye(now);
+                    self.touch(now, LinkId(n as u16));
+                }
+            }
+        }
+        self.drain_gather();
+    }
 
     /// Time passed.
-    pub fn handle_deadline(&mut self, now: Now) {}
+    pub fn handle_deadline(&mut self, now: Now) {
+        if let Some((at, why)) = self.gather.deadline()
+            && at <= now.mono
+        {
+            self.recorder.record(now.mono, Record::Deadline { why });
+            let changed = self.gather.handle_deadline(now);
+            self.candidates_changed(now, changed);
+            self.drain_gather();
+        }
+        while let Some(&(at, link)) = self.deadlines.first()
+            && at <= now.mono
+        {
+            if let Some((_, why)) = self.deadline_of[link.index()] {
+                self.recorder.record(now.mono, Record::Deadline { why });
+            }
+            self.links[link.index()].handle_deadline(now);
+            self.touch(now, link);
+            if self.deadlines.first() == Some(&(at, link)) {
+                // Due again at the very same moment: once per call is enough.
+                break;
+            }
+        }
+    }
+
+    /// A datagram arrived on the node's UDP socket.
+    pub fn handle_datagram(&mut self, now: Now, meta: Received, data: BytesMut) {
+        let hash = self.recorder.hash(&data);
+        let (from, len) = (meta.from, data.len());
+        self.recorder
+            .record(now.mono, Record::Rx { from, len, hash });
+
+        if is_stun(&data)
+            && let Some(changed) = self.gather.handle_stun(now, meta.from, &data)
+        {
+            self.candidates_changed(now, changed);
+        } else if self.gather.is_turn_server(meta.from) {
+            let mut relayed = Vec::new();
+            let changed = self.gather.handle_turn(now, meta.from, data, &mut relayed);
+            self.candidates_changed(now, changed);
+            self.handle_relayed(now, relayed);
+        } else if let Some(host) = self.gather.host(meta.to) {
+            self.route(now, Base::Host(host), meta.from, meta.ecn, data);
+            return;
+        }
+        self.drain_gather();
+    }
+
+    fn handle_relayed(&mut self, now: Now, relayed: Vec<(SocketAddr, SocketAddr, BytesMut)>) {
+        for (own, peer, data) in relayed {
+            self.route(now, Base::Relay(own), peer, 0, data);
+        }
+    }
+
+    // ---- what to do ----
 
     /// When to call [`Mesh::handle_deadline`], and why.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        None
+        let link = self
+            .deadlines
+            .first()
+            .and_then(|(_, link)| self.deadline_of[link.index()]);
+        [link, self.gather.deadline()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// What to do. Poll until `None` after every other call.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs.pop_front()
     }
-
-    /// A datagram arrived on the node's UDP socket.
-    pub fn handle_datagram(&mut self, now: Now, meta: Received, data: BytesMut) {}
 
     /// The next datagrams to send: appended to `buf`, at most `segments_max` of equal size
     /// (the last may be shorter). Poll only when the socket can take them.
@@ -55,12 +317,132 @@ impl Mesh {
         buf: &mut Vec<u8>,
         segments_max: usize,
     ) -> Option<Transmit> {
+        let start = buf.len();
+        let transmit = self.next_transmit(now, buf, segments_max)?;
+        let record = Record::Tx {
+            to: transmit.to,
+            len: transmit.len,
+            segment: transmit.segment_size.unwrap_or(transmit.len),
+            hash: self.recorder.hash(&buf[start..]),
+        };
+        self.recorder.record(now.mono, record);
+        Some(transmit)
+    }
+
+    fn next_transmit(
+        &mut self,
+        now: Now,
+        buf: &mut Vec<u8>,
+        segments_max: usize,
+    ) -> Option<Transmit> {
+        if let Some((to, bytes)) = self.gather.poll_datagram() {
+            buf.extend_from_slice(&bytes);
+            return Some(plain(to, bytes.len()));
+        }
+        while let Some(&id) = self.ready.front() {
+            let start = buf.len();
+            let link = &mut self.links[id.index()];
+            let Some(out) = link.poll_transmit(now, segments_max.max(1), buf) else {
+                self.ready.pop_front();
+                self.is_ready[id.index()] = false;
+                self.refresh_deadline(id);
+                continue;
+            };
+            // The next link's turn comes first.
+            self.ready.rotate_left(1);
+            self.note_transmit(id, &out, &buf[start..]);
+            let transmit = match out.pair.base {
+                Base::Host(local) => Some(Transmit {
+                    to: out.pair.remote,
+                    src: Some(local.ip()),
+                    len: out.len,
+                    segment_size: out.segment_size.filter(|size| *size < out.len),
+                    ecn: out.ecn,
+                }),
+                Base::Relay(relayed) => {
+                    self.scratch.clear();
+                    self.scratch.extend_from_slice(&buf[start..]);
+                    buf.truncate(start);
+                    self.transmit_relayed(now, relayed, &out, buf)
+                }
+            };
+            if transmit.is_some() {
+                return transmit;
+            }
+        }
+        if self.stopping && !self.stopped {
+            // Goodbyes may go through the relays, so these are given back last.
+            self.stopped = true;
+            self.gather.stop(now);
+            self.drain_gather();
+            return self.next_transmit(now, buf, segments_max);
+        }
         None
     }
 
+    fn transmit_relayed(
+        &mut self,
+        now: Now,
+        relayed: SocketAddr,
+        out: &LinkTransmit,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let start = buf.len();
+        let sent = self.gather.relay(
+            now,
+            relayed,
+            out.pair.remote,
+            &self.scratch,
+            out.segment_size,
+            buf,
+        );
+        self.drain_gather();
+        let (to, segment_size) = sent?;
+        Some(Transmit {
+            segment_size,
+            ..plain(to, buf.len() - start)
+        })
+    }
+
+    /// Remember where answers to a check and first packets belong.
+    fn note_transmit(&mut self, link: LinkId, out: &LinkTransmit, bytes: &[u8]) {
+        let is_request = is_stun(bytes) && bytes[..2] == [0, 1];
+        if !is_request {
+            return;
+        }
+        if let Some(id) = transaction_id(bytes)
+            && self.transactions.insert(id, link).is_none()
+        {
+            self.transaction_order.push_back(id);
+            if self.transaction_order.len() > TRANSACTIONS_MAX
+                && let Some(oldest) = self.transaction_order.pop_front()
+            {
+                self.transactions.remove(&oldest);
+            }
+        }
+        if self.remotes.len() >= REMOTES_MAX {
+            // Checks repeat, so what is still of use comes back at once.
+            self.remotes.clear();
+        }
+        self.remotes.insert(out.pair.remote, link);
+    }
+
+    // ---- streams and datagrams ----
+
     /// Open a stream to a port of a peer.
-    pub fn stream_open(&mut self, now: Now, link: LinkId, port: u16) -> Result<StreamId, OpenError> {
-        Err(OpenError::LinkNotUp)
+    pub fn stream_open(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        port: u16,
+    ) -> Result<StreamId, OpenError> {
+        let stream = self
+            .links
+            .get_mut(link.index())
+            .ok_or(OpenError::LinkNotUp)?
+            .stream_open(now, port);
+        self.touch(now, link);
+        stream
     }
 
     /// Take bytes from the front of `chunks` (whole chunks are taken out, the last may be
@@ -71,7 +453,9 @@ impl Mesh {
         stream: StreamId,
         chunks: &mut [Bytes],
     ) -> Result<usize, StreamClosed> {
-        Ok(0)
+        let written = self.link_of(stream)?.stream_write(stream, chunks);
+        self.touch(now, stream.link);
+        written
     }
 
     /// The next bytes of a stream, at most `max`.
@@ -81,35 +465,282 @@ impl Mesh {
         stream: StreamId,
         max: usize,
     ) -> Result<Read, StreamClosed> {
-        Ok(Read::Blocked)
+        let read = self.link_of(stream)?.stream_read(stream, max);
+        self.touch(now, stream.link);
+        read
     }
 
     /// Close the sending half: everything written before arrives first.
-    pub fn stream_finish(&mut self, now: Now, stream: StreamId) {}
+    pub fn stream_finish(&mut self, now: Now, stream: StreamId) {
+        if let Ok(link) = self.link_of(stream) {
+            link.stream_finish(stream);
+            self.touch(now, stream.link);
+        }
+    }
 
     /// Give the stream up in both directions; the peer sees `reason`.
-    pub fn stream_reset(&mut self, now: Now, stream: StreamId, reason: ResetReason) {}
+    pub fn stream_reset(&mut self, now: Now, stream: StreamId, reason: ResetReason) {
+        if let Ok(link) = self.link_of(stream) {
+            link.stream_reset(stream, reason);
+            self.touch(now, stream.link);
+        }
+    }
+
+    fn link_of(&mut self, stream: StreamId) -> Result<&mut Link, StreamClosed> {
+        self.links.get_mut(stream.link.index()).ok_or(StreamClosed {
+            reason: ResetReason::LinkDown,
+        })
+    }
 
     /// A local application at `from` sent a datagram to a peer's port. Never blocks: what
     /// cannot be sent is dropped and counted, the oldest first.
-    pub fn udp_send(&mut self, now: Now, link: LinkId, port: u16, from: SocketAddr, payload: Bytes) {
+    pub fn udp_send(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        port: u16,
+        from: SocketAddr,
+        payload: Bytes,
+    ) {
+        if payload.len() > DATAGRAM_LEN_MAX {
+            let detail = format!("{} bytes from {from}", payload.len());
+            self.refuse("udp_oversize", detail);
+            return;
+        }
+        if let Some(peer) = self.links.get_mut(link.index()) {
+            peer.udp_send(now, port, from, &payload);
+            self.touch(now, link);
+        }
     }
 
-    /// The links with their peers, in order.
-    pub fn links(&self) -> impl Iterator<Item = (LinkId, &PeerId, Vip)> {
-        std::iter::empty()
+    // ---- inside ----
+
+    fn handle_signal(&mut self, now: Now, bytes: &[u8]) {
+        let envelope = match Envelope::parse(bytes) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.refuse("signal_malformed", error.to_string()),
+        };
+        let Some(&link) = self.keys.get(&envelope.sender) else {
+            let detail = format!("key {} is no peer's", envelope.sender);
+            return self.refuse("signal_stranger", detail);
+        };
+        let outcome = self.links[link.index()].handle_envelope(now, &envelope);
+        if let Err(error) = outcome {
+            let counter = match error {
+                Rejected::Envelope(_) | Rejected::Snapshot(_) | Rejected::WrongKey => {
+                    "signal_rejected"
+                }
+                Rejected::Unproven => "signal_unproven",
+                Rejected::Stale => "signal_stale",
+            };
+            let peer = &self.links[link.index()].peer().id;
+            let detail = format!("from {peer}: {error}");
+            match error {
+                // Routine: every start of a peer begins with one, and brokers repeat.
+                Rejected::Unproven | Rejected::Stale => drop(self.counters.count(counter)),
+                _ => self.refuse(counter, detail),
+            }
+        }
+        self.touch(now, link);
     }
 
-    /// Whether every stream has ended and everything that says goodbye was handed out.
-    pub fn is_drained(&self) -> bool {
-        true
+    fn route(&mut self, now: Now, base: Base, from: SocketAddr, ecn: u8, data: BytesMut) {
+        if is_stun(&data) {
+            self.route_stun(now, base, from, &data);
+            return;
+        }
+        let Some(link) = self.link_of_quic(from, &data) else {
+            self.refuse(
+                "packet_stranger",
+                format!("{} bytes from {from}", data.len()),
+            );
+            return;
+        };
+        if !self.links[link.index()].handle_packet(now, data, ecn) {
+            self.refuse("packet_rejected", format!("from {from}"));
+        }
+        self.touch(now, link);
     }
 
-    /// What the node says of itself.
-    pub fn status(&self, now: Now) -> Status {
-        unreachable!("the bodies follow")
+    /// By connection id; a first packet, whose id is not ours, by where it came from.
+    fn link_of_quic(&self, from: SocketAddr, data: &[u8]) -> Option<LinkId> {
+        let link = match data {
+            // A long header (RFC 9000 section 17.2): version, then the destination id.
+            [first, _, _, _, _, len, id @ ..] if first & 0x80 != 0 => {
+                let ours = usize::from(*len) == CONNECTION_ID_LEN && id.len() > CONNECTION_ID_LEN;
+                match ours {
+                    true => LinkId(u16::from_be_bytes([id[0], id[1]])),
+                    false => *self.remotes.get(&from)?,
+                }
+            }
+            _ => link_of_packet(data)?,
+        };
+        (link.index() < self.links.len()).then_some(link)
     }
 
-    /// The flight recorder's content, oldest first: one JSON object per line.
-    pub fn dump(&self, out: &mut Vec<String>) {}
+    fn route_stun(&mut self, now: Now, base: Base, from: SocketAddr, data: &[u8]) {
+        let link = match ufrag_of_request(data) {
+            Some(ufrag) => link_of_ufrag(ufrag),
+            None => transaction_id(data).and_then(|id| self.transactions.get(&id).copied()),
+        };
+        let Some(link) = link.filter(|link| link.index() < self.links.len()) else {
+            self.refuse("stun_stranger", format!("from {from}"));
+            return;
+        };
+        match self.links[link.index()].handle_stun(now, base, from, data) {
+            StunVerdict::Accepted => {}
+            StunVerdict::Malformed => self.refuse("stun_malformed", format!("from {from}")),
+            // Routine while one end is ahead of the other in signaling.
+            StunVerdict::Rejected => drop(self.counters.count("stun_rejected")),
+        }
+        self.touch(now, link);
+    }
+
+    fn candidates_changed(&mut self, now: Now, changed: bool) {
+        if !changed {
+            return;
+        }
+        let candidates = self.gather.candidates().to_vec();
+        let lines: Vec<String> = candidates
+            .iter()
+            .copied()
+            .filter_map(LocalCandidate::to_line)
+            .collect();
+        for n in 0..self.links.len() {
+            self.links[n].set_candidates(now, &candidates, &lines);
+            self.touch(now, LinkId(n as u16));
+        }
+    }
+
+    /// A link was called: collect what it has to say, and note what it waits for.
+    fn touch(&mut self, now: Now, id: LinkId) {
+        let Some(link) = self.links.get_mut(id.index()) else {
+            return;
+        };
+        let mut permits: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut refused = Vec::new();
+        while let Some(output) = link.poll_output(now) {
+            match output {
+                LinkOutput::World(output) => {
+                    record_output(&mut self.recorder, now, &output);
+                    self.outputs.push_back(output);
+                }
+                LinkOutput::Permit(ip) => drop(permits.insert(ip)),
+                LinkOutput::Refused(counter, detail) => refused.push((counter, detail)),
+            }
+        }
+        for (counter, detail) in refused {
+            self.refuse(counter, detail);
+        }
+        for ip in &permits {
+            self.gather.permit(now, *ip);
+        }
+        if !permits.is_empty() {
+            self.drain_gather();
+        }
+        if !self.is_ready[id.index()] {
+            self.is_ready[id.index()] = true;
+            self.ready.push_back(id);
+        }
+        self.refresh_deadline(id);
+    }
+
+    fn refresh_deadline(&mut self, id: LinkId) {
+        let next = self.links[id.index()].deadline();
+        let known = &mut self.deadline_of[id.index()];
+        if known.map(|(at, _)| at) != next.map(|(at, _)| at) {
+            if let Some((at, _)) = known {
+                self.deadlines.remove(&(*at, id));
+            }
+            if let Some((at, _)) = next {
+                self.deadlines.insert((at, id));
+            }
+        }
+        *known = next;
+    }
+
+    fn drain_gather(&mut self) {
+        while let Some(output) = self.gather.poll_output() {
+            self.outputs.push_back(output);
+        }
+    }
+
+    fn refuse(&mut self, counter: &'static str, detail: String) {
+        if self.counters.count(counter) {
+            let event = Event::Refused { counter, detail };
+            self.outputs.push_back(Output::Event(event));
+        }
+    }
+
+    fn record_input(&mut self, now: Now, input: &Input) {
+        let what = match input {
+            Input::LocalAddresses(addresses) => format!("addresses {addresses:?}"),
+            Input::Signal(envelope) => {
+                format!(
+                    "signal {} bytes {:x}",
+                    envelope.len(),
+                    self.recorder.hash(envelope)
+                )
+            }
+            Input::TurnTcp { conn, event } => match event {
+                TcpEvent::Bytes(bytes) => format!("turn tcp {conn} {} bytes", bytes.len()),
+                other => format!("turn tcp {conn} {other:?}"),
+            },
+            Input::IncomingRefused { stream } => format!("refused {stream:?}"),
+            Input::UdpRefused { to, .. } => format!("udp refused {to}"),
+            Input::Goodbye => "goodbye".into(),
+        };
+        self.recorder.record(now.mono, Record::Input { what });
+    }
+}
+
+fn plain(to: SocketAddr, len: usize) -> Transmit {
+    Transmit {
+        to,
+        src: None,
+        len,
+        segment_size: None,
+        ecn: 0,
+    }
+}
+
+/// The receiver's user fragment in a Binding request: the first half of its USERNAME
+/// (RFC 8445 section 7.2.2), found without verifying anything.
+fn ufrag_of_request(data: &[u8]) -> Option<&str> {
+    const USERNAME: u16 = 0x0006;
+    if data[..2] != [0, 1] {
+        return None;
+    }
+    let mut rest = &data[20..];
+    while let Some((header, body)) = rest.split_first_chunk::<4>() {
+        let kind = u16::from_be_bytes([header[0], header[1]]);
+        let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let value = body.get(..len)?;
+        if kind == USERNAME {
+            let username = std::str::from_utf8(value).ok()?;
+            return Some(username.split_once(':')?.0);
+        }
+        rest = body.get(len.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn record_output(recorder: &mut Recorder, now: Now, output: &Output) {
+    let what = match output {
+        Output::Signal { to, envelope } => {
+            let hash = recorder.hash(envelope);
+            format!("signal to {to} {} bytes {hash:x}", envelope.len())
+        }
+        Output::TurnTcp { conn, action } => match action {
+            TcpAction::Write(bytes) => format!("turn tcp {conn} write {} bytes", bytes.len()),
+            other => format!("turn tcp {conn} {other:?}"),
+        },
+        Output::Incoming { stream, to, .. } => format!("incoming {stream:?} to {}", to[0]),
+        // The hot path leaves its trace in datagrams.
+        Output::Readable(_) | Output::Writable(_) => return,
+        Output::Reset { stream, reason } => format!("reset {stream:?} {reason:?}"),
+        Output::Udp { to, payload, .. } => format!("udp to {to} {} bytes", payload.len()),
+        Output::Event(event) => format!("{event:?}"),
+    };
+    recorder.record(now.mono, Record::Output { what });
 }

@@ -1,0 +1,638 @@
+//! Paths to one peer: ICE (RFC 8445) on the `is` crate, and our own watch over what it finds.
+//!
+//! `is` pairs candidates, checks them and discovers peer-reflexive ones. Which of the pairs
+//! that work carries traffic is decided here, by [`path`]: `is` keeps a silent pair for 15 s
+//! and more and can only give up whole candidates, so we check every pair that ever worked
+//! ourselves (with the same authenticated Binding requests) and move within a second and a
+//! half. Each end chooses for itself from the same evidence and accepts traffic on any pair.
+
+mod path;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ::is::stun::{StunMessage, StunPacket, TransId};
+use ::is::{Candidate, CandidateKind, IceAgent, IceCreds, Protocol, Sha1HmacProvider};
+use ring::hmac;
+
+use crate::entropy::{Entropy, Seed};
+use crate::signal::snapshot::{CANDIDATE_LEN_MAX, CANDIDATES_MAX, IceCredentials};
+use crate::status::PathStatus;
+pub use path::{Base, Pair, Path, PathState, RemoteKind};
+
+/// Most paths that are watched. Beyond it the least useful is forgotten.
+const PATHS_MAX: usize = 32;
+/// Most checks whose answer is awaited.
+const ASKED_MAX: usize = 256;
+/// An answer may be this late: a full queue on the way holds it up for seconds.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
+/// Candidate pairs of the agent (RFC 8445 section 6.1.2.5 suggests 100).
+const PAIRS_MAX: usize = 64;
+/// Remote candidates that one agent may collect before it is made afresh.
+const AGENT_CANDIDATES_MAX: usize = 48;
+/// Pace of checks (Ta): the default of 50 ms makes every further pair wait.
+const PACE: Duration = Duration::from_millis(5);
+/// Checks while looking for a path: early repeats find one soon in spite of loss.
+const SEARCH: Timing = Timing {
+    initial: Duration::from_millis(100),
+    max: Duration::from_millis(500),
+};
+/// Checks by the agent once a direct path carries traffic: our own watch does the rest.
+const RELAXED: Timing = Timing {
+    initial: Duration::from_millis(100),
+    max: Duration::from_secs(10),
+};
+/// Unanswered checks after which the agent gives a pair up.
+const RETRANSMITS: usize = 6;
+/// First wait before all pairs are formed again when none, or no direct one, works.
+const RETRY_FIRST: Duration = Duration::from_secs(3);
+/// Longest such wait.
+const RETRY_LAST: Duration = Duration::from_secs(120);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Timing {
+    initial: Duration,
+    max: Duration,
+}
+
+/// A candidate of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LocalCandidate {
+    /// An address of this machine.
+    Host(SocketAddr),
+    /// What a STUN server sees of one.
+    ServerReflexive {
+        /// What it sees.
+        addr: SocketAddr,
+        /// Of which.
+        base: SocketAddr,
+    },
+    /// An address that a TURN server relays for us.
+    Relayed(SocketAddr),
+}
+
+impl LocalCandidate {
+    fn to_is(self) -> Option<Candidate> {
+        match self {
+            LocalCandidate::Host(addr) => Candidate::host(addr, Protocol::Udp),
+            LocalCandidate::ServerReflexive { addr, base } => {
+                Candidate::server_reflexive(addr, base, Protocol::Udp)
+            }
+            LocalCandidate::Relayed(addr) => Candidate::relayed(addr, addr, Protocol::Udp),
+        }
+        .ok()
+    }
+
+    /// As `kind address`, for people.
+    pub fn describe(self) -> String {
+        match self {
+            LocalCandidate::Host(addr) => format!("host {addr}"),
+            LocalCandidate::ServerReflexive { addr, .. } => format!("srflx {addr}"),
+            LocalCandidate::Relayed(addr) => format!("relay {addr}"),
+        }
+    }
+
+    /// As an RFC 8839 candidate line, for signaling.
+    pub fn to_line(self) -> Option<String> {
+        let line = self.to_is()?.to_sdp_string();
+        (line.len() <= CANDIDATE_LEN_MAX).then_some(line)
+    }
+}
+
+/// What a STUN message turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StunVerdict {
+    /// Ours, and genuine.
+    Accepted,
+    /// It cannot be read.
+    Malformed,
+    /// Its credentials are stale or wrong, or nobody asked for it.
+    Rejected,
+}
+
+#[derive(Debug)]
+struct Asked {
+    id: TransId,
+    pair: Pair,
+    at: Instant,
+    /// Whether the agent sent it; otherwise we did.
+    by_agent: bool,
+}
+
+/// ICE for one session of a link.
+pub struct Ice {
+    agent: IceAgent,
+    timing: Timing,
+    controlling: bool,
+    tie_breaker: u64,
+    own: IceCredentials,
+    remote: IceCredentials,
+    entropy: Entropy,
+    local: Vec<LocalCandidate>,
+    remote_lines: Vec<String>,
+    remote_known: Vec<(SocketAddr, RemoteKind)>,
+    agent_candidates: usize,
+    paths: Vec<Path>,
+    asked: VecDeque<Asked>,
+    selected: Option<Pair>,
+    retry_at: Option<Instant>,
+    retry: Duration,
+    transmits: VecDeque<(Pair, Vec<u8>)>,
+}
+
+impl Ice {
+    /// An agent without candidates.
+    pub fn new(
+        own: IceCredentials,
+        remote: IceCredentials,
+        controlling: bool,
+        seed: &Seed,
+        now: Instant,
+    ) -> Ice {
+        let mut entropy = seed.fork("ice").rng();
+        let tie_breaker = entropy.u64();
+        let mut ice = Ice {
+            agent: new_agent(
+                &own,
+                &remote,
+                controlling,
+                tie_breaker,
+                SEARCH,
+                &mut entropy,
+            ),
+            timing: SEARCH,
+            controlling,
+            tie_breaker,
+            own,
+            remote,
+            entropy,
+            local: Vec::new(),
+            remote_lines: Vec::new(),
+            remote_known: Vec::new(),
+            agent_candidates: 0,
+            paths: Vec::new(),
+            asked: VecDeque::new(),
+            selected: None,
+            retry_at: Some(now + RETRY_FIRST),
+            retry: RETRY_FIRST,
+            transmits: VecDeque::new(),
+        };
+        ice.run_agent(now);
+        ice
+    }
+
+    /// The pair that traffic takes.
+    pub fn selected(&self) -> Option<Pair> {
+        self.selected
+    }
+
+    /// The path that traffic takes.
+    pub fn selected_path(&self) -> Option<&Path> {
+        self.path(self.selected?)
+    }
+
+    /// Whether the path in use works, to the best of our knowledge.
+    pub fn is_connected(&self) -> bool {
+        self.selected_path().is_some_and(Path::is_usable)
+    }
+
+    /// Whether this pair works, to the best of our knowledge.
+    pub fn works(&self, pair: Pair) -> bool {
+        self.path(pair).is_some_and(Path::is_usable)
+    }
+
+    fn path(&self, pair: Pair) -> Option<&Path> {
+        self.paths.iter().find(|path| path.pair == pair)
+    }
+
+    /// Our candidates are these now.
+    pub fn set_local(&mut self, now: Instant, candidates: &[LocalCandidate]) {
+        self.seed_thread();
+        let gone: Vec<LocalCandidate> = self.local.clone();
+        for gone in gone.iter().filter(|old| !candidates.contains(old)) {
+            if let Some(candidate) = gone.to_is() {
+                self.agent.invalidate_candidate(&candidate);
+            }
+            let base = match gone {
+                LocalCandidate::Host(addr) => Base::Host(*addr),
+                LocalCandidate::Relayed(addr) => Base::Relay(*addr),
+                LocalCandidate::ServerReflexive { .. } => continue,
+            };
+            self.paths.retain(|path| path.pair.base != base);
+        }
+        let known = std::mem::replace(&mut self.local, candidates.to_vec());
+        for new in candidates.iter().filter(|new| !known.contains(new)) {
+            if let Some(candidate) = new.to_is() {
+                self.agent.add_local_candidate(candidate);
+            }
+        }
+        self.search(now);
+        self.run_agent(now);
+        self.select(now);
+    }
+
+    /// The peer's candidates are these now.
+    pub fn set_remote(&mut self, now: Instant, lines: &[String]) {
+        self.seed_thread();
+        let mut known = std::mem::take(&mut self.remote_lines);
+        for line in lines.iter().take(CANDIDATES_MAX) {
+            let Ok(candidate) = Candidate::from_sdp_string(line) else {
+                continue;
+            };
+            if !known.contains(line) {
+                known.push(line.clone());
+                self.note_remote_kind(candidate.addr(), candidate.kind());
+                self.agent_candidates += 1;
+                self.agent.add_remote_candidate(candidate);
+            }
+        }
+        known.retain(|line| lines.contains(line));
+        self.remote_lines = known;
+        if self.agent_candidates > AGENT_CANDIDATES_MAX {
+            self.renew_agent(now);
+        }
+        self.search(now);
+        self.run_agent(now);
+    }
+
+    /// Addresses that the peer told us of, to permit on our relays.
+    pub fn remote_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.remote_known.iter().map(|(addr, _)| addr.ip())
+    }
+
+    fn note_remote_kind(&mut self, addr: SocketAddr, kind: CandidateKind) {
+        let kind = match kind {
+            CandidateKind::Host => RemoteKind::Host,
+            CandidateKind::ServerReflexive => RemoteKind::ServerReflexive,
+            CandidateKind::PeerReflexive => RemoteKind::PeerReflexive,
+            CandidateKind::Relayed => RemoteKind::Relayed,
+        };
+        self.remote_known.retain(|(known, _)| *known != addr);
+        self.remote_known.push((addr, kind));
+        if self.remote_known.len() > AGENT_CANDIDATES_MAX {
+            self.remote_known.remove(0);
+        }
+        for path in self.paths.iter_mut().filter(|p| p.pair.remote == addr) {
+            path.remote_kind = kind;
+        }
+    }
+
+    fn remote_kind(&self, addr: SocketAddr) -> RemoteKind {
+        let known = self.remote_known.iter().find(|(known, _)| *known == addr);
+        known.map_or(RemoteKind::PeerReflexive, |(_, kind)| *kind)
+    }
+
+    /// A STUN message arrived at `base` from `from`.
+    pub fn handle_stun(
+        &mut self,
+        now: Instant,
+        base: Base,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> StunVerdict {
+        let Ok(message) = StunMessage::parse(data) else {
+            return StunVerdict::Malformed;
+        };
+        self.seed_thread();
+        let is_answer = message.is_successful_binding_response();
+        let asked = is_answer
+            .then(|| self.take_asked(message.trans_id()))
+            .flatten();
+        let accepted = match &asked {
+            Some(asked) if !asked.by_agent => message
+                .verify(self.remote.password.as_bytes(), |key, parts| {
+                    HmacSha1.sha1_hmac(key, parts)
+                }),
+            _ => self.agent.handle_packet(
+                now,
+                StunPacket {
+                    proto: Protocol::Udp,
+                    source: from,
+                    destination: base.addr(),
+                    message,
+                },
+            ),
+        };
+        if !accepted {
+            return StunVerdict::Rejected;
+        }
+        if let Some(asked) = asked {
+            self.answered(now, asked.pair, now.saturating_duration_since(asked.at));
+        }
+        self.run_agent(now);
+        StunVerdict::Accepted
+    }
+
+    fn take_asked(&mut self, id: TransId) -> Option<Asked> {
+        let at = self.asked.iter().position(|asked| asked.id == id)?;
+        self.asked.remove(at)
+    }
+
+    fn answered(&mut self, now: Instant, pair: Pair, rtt: Duration) {
+        let selected = self.selected == Some(pair);
+        self.watch(now, pair);
+        if let Some(path) = self.paths.iter_mut().find(|path| path.pair == pair) {
+            path.answered(now, rtt, selected);
+        }
+        self.select(now);
+    }
+
+    /// The peer has left a path of ours for dead.
+    pub fn doubt_selected(&mut self, now: Instant) {
+        let selected = self.selected;
+        if let Some(path) = self.paths.iter_mut().find(|p| Some(p.pair) == selected) {
+            path.doubt(now);
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_deadline(&mut self, now: Instant) {
+        self.seed_thread();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.renew_agent(now);
+            self.retry = (self.retry * 2).min(RETRY_LAST);
+            self.retry_at = Some(now + self.retry);
+        }
+        self.run_agent(now);
+        self.watch_paths(now);
+        self.select(now);
+    }
+
+    /// When to call [`Ice::handle_deadline`], and why.
+    pub fn deadline(&mut self) -> Option<(Instant, &'static str)> {
+        let current = self.selected_path();
+        let prove = self
+            .paths
+            .iter()
+            .filter_map(|path| path.beats_at(current?))
+            .min();
+        let watch = self
+            .paths
+            .iter()
+            .filter_map(|path| path.deadline(self.selected == Some(path.pair)))
+            .min();
+        [
+            (self.agent.poll_timeout(), "ICE checks"),
+            (watch, "a path is checked or judged"),
+            (prove, "a better path has held long enough"),
+            (self.retry_at, "candidate pairs are formed again"),
+        ]
+        .into_iter()
+        .filter_map(|(at, why)| Some((at?, why)))
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// The next STUN message to send.
+    pub fn poll_transmit(&mut self) -> Option<(Pair, Vec<u8>)> {
+        self.transmits.pop_front()
+    }
+
+    /// Every pair that is known, the one in use first.
+    pub fn status(&self, now: Instant) -> Vec<PathStatus> {
+        let selected = self.selected_path();
+        let mut paths: Vec<&Path> = self.paths.iter().collect();
+        paths.sort_by_key(|path| {
+            let used = Some(path.pair) == self.selected;
+            (!used, !path.is_usable(), path.relays(), path.pair)
+        });
+        let status = |path: &&Path| PathStatus {
+            local: path.pair.base.addr().to_string(),
+            local_kind: match path.pair.base {
+                Base::Host(_) => "host".into(),
+                Base::Relay(_) => "relay".into(),
+            },
+            remote: path.pair.remote.to_string(),
+            remote_kind: path.remote_kind.as_str().into(),
+            class: path.class().into(),
+            state: match path.state {
+                PathState::Checking => "checking".into(),
+                PathState::Valid => "valid".into(),
+                PathState::Suspect => "suspect".into(),
+                PathState::Dead => "dead".into(),
+            },
+            selected: Some(path.pair) == self.selected,
+            why: path.why(selected, now),
+            rtt_us: path.rtt.map(|rtt| rtt.as_micros() as u64),
+            answered_ms: path
+                .answered_at
+                .map(|at| now.saturating_duration_since(at).as_millis() as u64),
+        };
+        paths.iter().map(status).collect()
+    }
+
+    /// `is` draws transaction ids from `fastrand`'s thread-local generator.
+    fn seed_thread(&mut self) {
+        fastrand::seed(self.entropy.u64());
+    }
+
+    /// Something changed: look for pairs eagerly again.
+    fn search(&mut self, now: Instant) {
+        self.set_timing(SEARCH);
+        self.retry = RETRY_FIRST;
+        self.retry_at = Some(now + RETRY_FIRST);
+    }
+
+    fn set_timing(&mut self, timing: Timing) {
+        if self.timing != timing {
+            self.timing = timing;
+            self.agent.set_initial_stun_rto(timing.initial);
+            self.agent.set_max_stun_rto(timing.max);
+        }
+    }
+
+    /// Form all pairs anew, those that `is` gave up among them.
+    fn renew_agent(&mut self, now: Instant) {
+        let (own, remote) = (&self.own, &self.remote);
+        let entropy = &mut self.entropy;
+        self.agent = new_agent(
+            own,
+            remote,
+            self.controlling,
+            self.tie_breaker,
+            self.timing,
+            entropy,
+        );
+        self.seed_thread();
+        for candidate in self.local.iter().filter_map(|local| local.to_is()) {
+            self.agent.add_local_candidate(candidate);
+        }
+        self.agent_candidates = self.remote_lines.len();
+        for line in &self.remote_lines {
+            if let Ok(candidate) = Candidate::from_sdp_string(line) {
+                self.agent.add_remote_candidate(candidate);
+            }
+        }
+        self.run_agent(now);
+    }
+
+    /// Let the agent act and collect what it wants to send.
+    fn run_agent(&mut self, now: Instant) {
+        if self.agent.poll_timeout().is_none_or(|at| at <= now) {
+            self.agent.handle_timeout(now);
+        }
+        while self.agent.poll_event().is_some() {
+            // Nominations are not followed: see the module's first paragraph.
+        }
+        while let Some(transmit) = self.agent.poll_transmit() {
+            let relayed = self
+                .local
+                .contains(&LocalCandidate::Relayed(transmit.source));
+            let base = match relayed {
+                true => Base::Relay(transmit.source),
+                false => Base::Host(transmit.source),
+            };
+            let remote = transmit.destination;
+            let pair = Pair { base, remote };
+            let contents: Vec<u8> = transmit.contents.into();
+            if let Ok(message) = StunMessage::parse(&contents)
+                && message.is_binding_request()
+            {
+                self.note_asked(now, message.trans_id(), pair, true);
+                self.watch(now, pair);
+            }
+            self.transmits.push_back((pair, contents));
+        }
+    }
+
+    fn note_asked(&mut self, now: Instant, id: TransId, pair: Pair, by_agent: bool) {
+        while self.asked.len() >= ASKED_MAX
+            || self
+                .asked
+                .front()
+                .is_some_and(|asked| now >= asked.at + ANSWER_MAX)
+        {
+            self.asked.pop_front();
+        }
+        let at = now;
+        self.asked.push_back(Asked {
+            id,
+            pair,
+            at,
+            by_agent,
+        });
+    }
+
+    /// Keep an eye on this pair from now on.
+    fn watch(&mut self, now: Instant, pair: Pair) {
+        if self.path(pair).is_some() {
+            return;
+        }
+        if self.paths.len() >= PATHS_MAX {
+            let least = self.paths.iter().position(|path| !path.is_usable());
+            match least {
+                Some(least) => drop(self.paths.remove(least)),
+                None => return,
+            }
+        }
+        let kind = self.remote_kind(pair.remote);
+        self.paths.push(Path::new(pair, kind, now));
+    }
+
+    /// Judge every path, and check those that are due.
+    fn watch_paths(&mut self, now: Instant) {
+        let selected = self.selected;
+        self.paths
+            .retain(|path| Some(path.pair) == selected || !path.is_forgettable(now));
+        let mut due = Vec::new();
+        for path in &mut self.paths {
+            if path.tick(now, selected == Some(path.pair)) {
+                due.push(path.pair);
+            }
+        }
+        for pair in due {
+            self.probe(now, pair);
+        }
+    }
+
+    /// An authenticated Binding request of our own, which the peer's agent answers like any.
+    fn probe(&mut self, now: Instant, pair: Pair) {
+        let id = TransId::new();
+        let username = format!("{}:{}", self.remote.ufrag, self.own.ufrag);
+        let request = StunMessage::binding_request(
+            &username,
+            id,
+            self.controlling,
+            self.tie_breaker,
+            // A peer-reflexive host candidate's (RFC 8445 section 5.1.2.1), should the peer
+            // learn a candidate from it.
+            (110 << 24) | (0xffff << 8) | 255,
+            false,
+        );
+        let mut contents = vec![0; 256];
+        let password = self.remote.password.as_bytes();
+        let written = request.to_bytes(Some(password), &mut contents, |key, parts| {
+            HmacSha1.sha1_hmac(key, parts)
+        });
+        let Ok(len) = written else {
+            return;
+        };
+        contents.truncate(len);
+        self.note_asked(now, id, pair, false);
+        self.transmits.push_back((pair, contents));
+    }
+
+    fn select(&mut self, now: Instant) {
+        let chosen = path::choose(&self.paths, self.selected, now);
+        // Without any that works, the last one stays: it may come back.
+        let known = self.selected.filter(|pair| self.path(*pair).is_some());
+        let next = chosen.or(known);
+        if next != self.selected {
+            self.selected = next;
+            for path in &mut self.paths {
+                path.set_selected(now, next == Some(path.pair));
+            }
+        }
+        let direct = self
+            .selected_path()
+            .is_some_and(|path| path.is_usable() && path.relays() == 0);
+        if direct {
+            self.retry_at = None;
+            self.set_timing(RELAXED);
+        } else if self.retry_at.is_none() {
+            self.search(now);
+        }
+    }
+}
+
+fn new_agent(
+    own: &IceCredentials,
+    remote: &IceCredentials,
+    controlling: bool,
+    tie_breaker: u64,
+    timing: Timing,
+    entropy: &mut Entropy,
+) -> IceAgent {
+    fastrand::seed(entropy.u64());
+    let credentials = |from: &IceCredentials| IceCreds {
+        ufrag: from.ufrag.clone(),
+        pass: from.password.to_string(),
+    };
+    let mut agent = IceAgent::with_hmac(credentials(own), &HmacSha1);
+    agent.set_controlling(controlling);
+    agent.set_control_tie_breaker(tie_breaker);
+    agent.set_timing_advance(PACE);
+    agent.set_initial_stun_rto(timing.initial);
+    agent.set_max_stun_rto(timing.max);
+    agent.set_max_stun_retransmits(RETRANSMITS);
+    agent.set_max_candidate_pairs(PAIRS_MAX);
+    agent.set_remote_credentials(credentials(remote));
+    agent
+}
+
+/// HMAC-SHA-1, as STUN's MESSAGE-INTEGRITY demands (RFC 8489 section 14.5).
+#[derive(Debug)]
+struct HmacSha1;
+
+impl Sha1HmacProvider for HmacSha1 {
+    fn sha1_hmac(&self, key: &[u8], payloads: &[&[u8]]) -> [u8; 20] {
+        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key);
+        let mut context = hmac::Context::with_key(&key);
+        for payload in payloads {
+            context.update(payload);
+        }
+        let mut out = [0; 20];
+        out.copy_from_slice(context.sign().as_ref());
+        out
+    }
+}

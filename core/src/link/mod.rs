@@ -1,0 +1,786 @@
+//! One peer: who it is, the paths to it, and what flows over them.
+//!
+//! ```text
+//!            peer accepted           connection confirmed
+//! Signaling ----------------> Connecting ---------------> Up <----> Down
+//!     ^                          ^  ^                     |  paths    |
+//!     |     connection lost      |  '---------------------'-----------'
+//!     |     (next epoch)         |            new incarnation
+//!   Idle <-- goodbye -- any state
+//! ```
+//!
+//! A session is (our incarnation, the peer's, epoch). It owns its ICE agent, its QUIC
+//! connection and its streams, and dies as a whole: nothing of one session can reach into
+//! the next. A path that is lost ends nothing; a peer that restarted ends its session at once.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::Connection;
+
+use crate::config::{AllowRule, Congestion, Limits, PeerConfig};
+use crate::entropy::Seed;
+use crate::ice::{Base, Ice, LocalCandidate, Pair, StunVerdict};
+use crate::identity::Identity;
+use crate::mesh::{Event, OpenError, Output, Read, ResetReason, StreamClosed};
+use crate::mux::wire::Frame;
+use crate::mux::{Flows, Mux, MuxEvent};
+use crate::quic::{self, ConnectionError, HANDSHAKE_TIMEOUT, Quic, QuicConfig, Role};
+use crate::signal::envelope::Envelope;
+use crate::signal::{News, Rejected, Signaling};
+use crate::status::{LinkState, LinkStatus};
+use crate::time::Now;
+use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
+
+/// Why we close a connection, as QUIC application error codes.
+const CLOSE_GOODBYE: u32 = 1;
+const CLOSE_WRONG_SESSION: u32 = 2;
+
+/// What all links of a node share.
+#[derive(Debug)]
+pub struct Shared {
+    /// This node's name.
+    pub id: PeerId,
+    /// Its key.
+    pub identity: Arc<Identity>,
+    /// Its virtual address.
+    pub vip: Vip,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// Which of its ports peers may reach.
+    pub allow: Arc<[AllowRule]>,
+    /// Congestion control.
+    pub congestion: Congestion,
+    /// Sizes that bound memory.
+    pub limits: Limits,
+}
+
+/// Datagrams to send on a candidate pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTransmit {
+    /// The pair.
+    pub pair: Pair,
+    /// Bytes appended to the buffer.
+    pub len: usize,
+    /// Size of each datagram but the last, when there are several.
+    pub segment_size: Option<usize>,
+    /// ECN bits.
+    pub ecn: u8,
+}
+
+/// What a link tells its node.
+#[derive(Debug)]
+pub enum LinkOutput {
+    /// For the world.
+    World(Output),
+    /// Let our TURN servers pass on what comes from this address.
+    Permit(IpAddr),
+    /// The peer was refused something.
+    Refused(&'static str, String),
+}
+
+struct Session {
+    ice: Ice,
+    quic: Quic,
+    mux: Mux,
+    epoch: u32,
+    /// When the handshake began, until the peer's hello came.
+    handshake_since: Option<Instant>,
+    said_hello: bool,
+    confirmed: bool,
+    path: Option<Pair>,
+    path_changes: u32,
+}
+
+/// The link to one peer.
+pub struct Link {
+    id: LinkId,
+    peer: PeerConfig,
+    role: Role,
+    shared: Arc<Shared>,
+    seed: Seed,
+    signaling: Signaling,
+    session: Option<Session>,
+    sessions: u32,
+    candidates: Vec<LocalCandidate>,
+    candidate_lines: Vec<String>,
+    flows: Flows,
+    goodbye: bool,
+    state: LinkState,
+    since: Instant,
+    tx_bytes: u64,
+    rx_bytes: u64,
+    outputs: VecDeque<LinkOutput>,
+}
+
+impl Link {
+    /// A link that starts to look for its peer.
+    pub fn new(id: LinkId, peer: PeerConfig, shared: Arc<Shared>, seed: Seed, now: Now) -> Link {
+        let mut signaling = Signaling::new(
+            shared.identity.clone(),
+            id,
+            peer.key,
+            shared.incarnation,
+            &seed,
+        );
+        signaling.announce(now);
+        let role = match shared.id < peer.id {
+            true => Role::Client,
+            false => Role::Server,
+        };
+        Link {
+            id,
+            peer,
+            role,
+            shared,
+            seed,
+            signaling,
+            session: None,
+            sessions: 0,
+            candidates: Vec::new(),
+            candidate_lines: Vec::new(),
+            flows: Flows::default(),
+            goodbye: false,
+            state: LinkState::Signaling,
+            since: now.mono,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    // ---- getters ----
+
+    /// The peer.
+    pub fn peer(&self) -> &PeerConfig {
+        &self.peer
+    }
+
+    /// Where the link stands.
+    pub fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.mux.len())
+    }
+
+    /// Datagrams of local applications that could not be sent.
+    pub fn datagrams_dropped(&self) -> u64 {
+        let session = self.session.as_ref();
+        session.map_or(0, |session| session.mux.datagrams_dropped)
+    }
+
+    /// What the link says of itself.
+    pub fn status(&self, now: Instant) -> LinkStatus {
+        let session = self.session.as_ref();
+        let connection = session.and_then(|session| session.quic.peek());
+        let incarnation = self.signaling.peer_incarnation();
+        LinkStatus {
+            peer: self.peer.id.clone(),
+            vip: self.peer.vip,
+            state: self.state,
+            since_ms: now.saturating_duration_since(self.since).as_millis() as u64,
+            sessions: self.sessions,
+            epoch: self.signaling.epoch(),
+            peer_incarnation: incarnation.map(|incarnation| incarnation.to_string()),
+            paths: session.map_or_else(Vec::new, |session| session.ice.status(now)),
+            rtt_us: connection.map(|connection| connection.rtt().as_micros() as u64),
+            streams: self.streams() as u32,
+            tx_bytes: self.tx_bytes,
+            rx_bytes: self.rx_bytes,
+            lost_packets: connection.map_or(0, |c| c.stats().path.lost_packets),
+            path_changes: session.map_or(0, |session| session.path_changes),
+            mtu: connection.map_or(0, Connection::current_mtu),
+        }
+    }
+
+    // ---- what happened ----
+
+    /// Our candidates are these now.
+    pub fn set_candidates(&mut self, now: Now, candidates: &[LocalCandidate], lines: &[String]) {
+        self.candidates = candidates.to_vec();
+        self.candidate_lines = lines.to_vec();
+        if let Some(session) = &mut self.session {
+            session.ice.set_local(now.mono, candidates);
+        }
+        self.signaling.announce(now);
+        self.settle(now);
+    }
+
+    /// A broker handed over a message of the peer's.
+    pub fn handle_envelope(&mut self, now: Now, envelope: &Envelope<'_>) -> Result<(), Rejected> {
+        let outcome = self.signaling.handle(now, envelope);
+        if let Ok(news) = &outcome {
+            self.on_news(now, news);
+        }
+        self.settle(now);
+        outcome.map(|_| ())
+    }
+
+    fn on_news(&mut self, now: Now, news: &News) {
+        if news.restarted {
+            if self.session.is_some() || self.sessions > 0 {
+                self.say(Event::PeerRestarted {
+                    peer: self.peer.id.clone(),
+                    incarnation: self
+                        .signaling
+                        .peer_incarnation()
+                        .map_or_else(String::new, |incarnation| incarnation.to_string()),
+                });
+            }
+            self.goodbye = false;
+            self.end_session();
+        }
+        if news.goodbye {
+            self.peer_left(now);
+            return;
+        }
+        let epoch = self.signaling.epoch();
+        if self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.epoch < epoch)
+        {
+            self.end_session();
+        }
+        if let Some(remote) = &news.credentials {
+            self.goodbye = false;
+            if self.session.is_none() {
+                self.start_session(now, remote.clone(), epoch);
+            }
+            if let Some(session) = &mut self.session {
+                session.ice.set_remote(now.mono, &news.candidates);
+                for ip in session.ice.remote_addresses() {
+                    self.outputs.push_back(LinkOutput::Permit(ip));
+                }
+            }
+        }
+    }
+
+    /// A STUN message for this link.
+    pub fn handle_stun(
+        &mut self,
+        now: Now,
+        base: Base,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> StunVerdict {
+        let Some(session) = &mut self.session else {
+            return StunVerdict::Rejected;
+        };
+        self.rx_bytes += data.len() as u64;
+        let verdict = session.ice.handle_stun(now.mono, base, from, data);
+        self.settle(now);
+        verdict
+    }
+
+    /// A QUIC packet for this link. Returns whether it was one.
+    pub fn handle_packet(&mut self, now: Now, data: BytesMut, ecn: u8) -> bool {
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        let len = data.len() as u64;
+        let taken = session.quic.handle_packet(now.mono, data, ecn);
+        if taken {
+            self.rx_bytes += len;
+            self.settle(now);
+        }
+        taken
+    }
+
+    /// Nothing listens where a datagram was delivered.
+    pub fn udp_refused(&mut self, now: Now, source: u16, to: SocketAddr) {
+        self.flows.refused(now.mono, source, to, self.shared.vip);
+    }
+
+    /// This node is stopping.
+    pub fn say_goodbye(&mut self, now: Now) {
+        self.signaling.goodbye(now);
+        if let Some(session) = &mut self.session {
+            session.quic.close(now.mono, CLOSE_GOODBYE, b"goodbye");
+        }
+        self.settle(now);
+    }
+
+    /// Whether the goodbye has been handed out.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.signaling.has_said_goodbye()
+    }
+
+    /// Time passed.
+    pub fn handle_deadline(&mut self, now: Now) {
+        if let Some(session) = &mut self.session {
+            if session.ice.deadline().is_some_and(|(at, _)| at <= now.mono) {
+                session.ice.handle_deadline(now.mono);
+            }
+            session.quic.handle_deadline(now.mono);
+            if session
+                .handshake_since
+                .is_some_and(|at| now.mono >= at + HANDSHAKE_TIMEOUT)
+            {
+                self.connection_lost(now, "the QUIC handshake took too long");
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When to call [`Link::handle_deadline`], and why.
+    pub fn deadline(&mut self) -> Option<(Instant, &'static str)> {
+        let signal = self.signaling.deadline().map(|at| (at, "signaling"));
+        let session = self.session.as_mut();
+        let (ice, quic, handshake) = match session {
+            Some(session) => (
+                session.ice.deadline(),
+                session.quic.deadline().map(|at| (at, "QUIC timers")),
+                session
+                    .handshake_since
+                    .map(|at| (at + HANDSHAKE_TIMEOUT, "the handshake must be done")),
+            ),
+            None => (None, None, None),
+        };
+        [signal, ice, quic, handshake]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
+    // ---- what to do ----
+
+    /// What to tell the node. Poll until `None` after every other call.
+    pub fn poll_output(&mut self, now: Now) -> Option<LinkOutput> {
+        if let Some(envelope) = self.signaling.poll(now, &self.candidate_lines) {
+            let to = self.peer.key;
+            self.outputs
+                .push_back(LinkOutput::World(Output::Signal { to, envelope }));
+        }
+        self.outputs.pop_front()
+    }
+
+    /// The next datagrams, appended to `buf`. Checks first; QUIC only once a path is chosen.
+    pub fn poll_transmit(
+        &mut self,
+        now: Now,
+        segments_max: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<LinkTransmit> {
+        let session = self.session.as_mut()?;
+        if let Some((pair, contents)) = session.ice.poll_transmit() {
+            buf.extend_from_slice(&contents);
+            self.tx_bytes += contents.len() as u64;
+            return Some(LinkTransmit {
+                pair,
+                len: contents.len(),
+                segment_size: None,
+                ecn: 0,
+            });
+        }
+        let pair = session.path?;
+        let (len, segment_size, ecn) = session.quic.poll_transmit(now.mono, segments_max, buf)?;
+        self.tx_bytes += len as u64;
+        Some(LinkTransmit {
+            pair,
+            len,
+            segment_size,
+            ecn,
+        })
+    }
+
+    // ---- streams and datagrams ----
+
+    fn open_session(&mut self, session: u32) -> Result<(&mut Mux, &mut Connection), StreamClosed> {
+        let closed = StreamClosed {
+            reason: ResetReason::LinkDown,
+        };
+        if session != self.sessions {
+            return Err(closed);
+        }
+        let session = self.session.as_mut().ok_or(closed)?;
+        let connection = session.quic.connection().ok_or(closed)?;
+        Ok((&mut session.mux, connection))
+    }
+
+    /// Open a stream to the peer's port.
+    pub fn stream_open(&mut self, now: Now, port: u16) -> Result<StreamId, OpenError> {
+        if !matches!(self.state, LinkState::Up | LinkState::Down) {
+            return Err(OpenError::LinkNotUp);
+        }
+        let current = self.sessions;
+        let (mux, connection) = self
+            .open_session(current)
+            .map_err(|_| OpenError::LinkNotUp)?;
+        let quic = mux.open(connection, port)?;
+        self.settle(now);
+        Ok(StreamId {
+            link: self.id,
+            session: current,
+            quic,
+        })
+    }
+
+    /// Take bytes from the front of `chunks`; returns how many.
+    pub fn stream_write(
+        &mut self,
+        stream: StreamId,
+        chunks: &mut [Bytes],
+    ) -> Result<usize, StreamClosed> {
+        let (mux, connection) = self.open_session(stream.session)?;
+        mux.write(connection, stream.quic, chunks)
+    }
+
+    /// The next bytes of a stream, at most `max`.
+    pub fn stream_read(&mut self, stream: StreamId, max: usize) -> Result<Read, StreamClosed> {
+        let (mux, connection) = self.open_session(stream.session)?;
+        mux.read(connection, stream.quic, max)
+    }
+
+    /// Close the sending half.
+    pub fn stream_finish(&mut self, stream: StreamId) {
+        if let Ok((mux, connection)) = self.open_session(stream.session) {
+            mux.finish(connection, stream.quic);
+        }
+    }
+
+    /// Give a stream up in both directions.
+    pub fn stream_reset(&mut self, stream: StreamId, reason: ResetReason) {
+        if let Ok((mux, connection)) = self.open_session(stream.session) {
+            mux.reset(connection, stream.quic, reason);
+        }
+    }
+
+    /// A local application at `from` sent a datagram to the peer's port.
+    pub fn udp_send(&mut self, now: Now, port: u16, from: SocketAddr, payload: &[u8]) {
+        if self.state != LinkState::Up {
+            let what = LinkOutput::Refused("udp_link_not_up", format!("port {port}"));
+            self.outputs.push_back(what);
+            return;
+        }
+        self.flows.sent(now.mono, port, from);
+        let current = self.sessions;
+        if let Ok((mux, connection)) = self.open_session(current) {
+            mux.send_datagram(connection, from.port(), port, payload);
+        }
+    }
+
+    // ---- the session ----
+
+    fn start_session(
+        &mut self,
+        now: Now,
+        remote: crate::signal::snapshot::IceCredentials,
+        epoch: u32,
+    ) {
+        let own = self
+            .signaling
+            .own_credentials()
+            .expect("a session begins with an accepted peer");
+        self.sessions += 1;
+        let seed = self.seed.fork(&format!("session/{}", self.sessions));
+        let controlling = self.role == Role::Client;
+        let mut ice = Ice::new(own, remote, controlling, &seed, now.mono);
+        ice.set_local(now.mono, &self.candidates);
+        let quic = Quic::new(
+            &QuicConfig {
+                role: self.role,
+                us: &self.shared.identity,
+                peer: self.peer.key,
+                link: self.id,
+                congestion: self.shared.congestion,
+                limits: self.shared.limits,
+            },
+            &seed,
+        );
+        self.session = Some(Session {
+            ice,
+            quic,
+            mux: Mux::new(self.shared.allow.clone()),
+            epoch,
+            handshake_since: None,
+            said_hello: false,
+            confirmed: false,
+            path: None,
+            path_changes: 0,
+        });
+        self.signaling.set_quiet(now, false);
+    }
+
+    /// Everything of the session is gone; its streams are told.
+    fn end_session(&mut self) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        for quic in session.mux.open_streams() {
+            let stream = self.stream_id(quic);
+            let reason = ResetReason::LinkDown;
+            self.world(Output::Reset { stream, reason });
+        }
+    }
+
+    fn connection_lost(&mut self, now: Now, why: &'static str) {
+        self.end_session();
+        self.signaling.bump_epoch(now);
+        self.enter(now, LinkState::Signaling, why);
+        self.signaling.set_quiet(now, false);
+    }
+
+    fn peer_left(&mut self, now: Now) {
+        self.end_session();
+        self.goodbye = true;
+        self.signaling.set_quiet(now, true);
+        self.enter(now, LinkState::Idle, "the peer said goodbye");
+    }
+
+    /// Follow up on whatever the last call changed, until nothing changes any more.
+    fn settle(&mut self, now: Now) {
+        self.follow_path(now);
+        self.start_handshake(now);
+        self.drain_quic(now);
+        self.drain_mux(now);
+        self.update_state(now);
+    }
+
+    /// Tell QUIC when the chosen pair is another one.
+    fn follow_path(&mut self, now: Now) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let selected = session.ice.selected();
+        if selected == session.path || selected.is_none() {
+            return;
+        }
+        let previous = std::mem::replace(&mut session.path, selected);
+        let path = session.ice.selected_path().expect("just selected");
+        let (class, remote_kind) = (path.class(), path.remote_kind.as_str());
+        let pair = path.pair;
+        let mut why = "the first path that works";
+        if let Some(previous) = previous {
+            session.path_changes += 1;
+            session.quic.path_changed(now.mono);
+            let died = !session.ice.works(previous);
+            why = if died {
+                "the previous path died"
+            } else {
+                "a better path works"
+            };
+            if died
+                && session.confirmed
+                && let Some(connection) = session.quic.connection()
+            {
+                session.mux.send_frame(connection, &Frame::PathDead);
+            }
+        }
+        let kind = match pair.base {
+            Base::Host(_) => "host",
+            Base::Relay(_) => "relay",
+        };
+        self.say(Event::PathSelected {
+            peer: self.peer.id.clone(),
+            local: format!("{kind} {}", pair.base.addr()),
+            remote: format!("{remote_kind} {}", pair.remote),
+            class,
+            why,
+        });
+    }
+
+    fn start_handshake(&mut self, now: Now) {
+        if let Some(session) = &mut self.session
+            && session.path.is_some()
+            && session.handshake_since.is_none()
+            && !session.confirmed
+        {
+            session.handshake_since = Some(now.mono);
+            if session.quic.role() == Role::Client {
+                session.quic.connect(now.mono);
+            }
+        }
+    }
+
+    fn drain_quic(&mut self, now: Now) {
+        while let Some(session) = &mut self.session
+            && let Some(event) = session.quic.poll_event()
+        {
+            match event {
+                quic::Event::Connected => self.say_hello(),
+                quic::Event::ConnectionLost { reason } => self.on_connection_lost(now, &reason),
+                quic::Event::Stream(event) => {
+                    if let Some(connection) = session.quic.connection() {
+                        session.mux.handle_event(connection, event);
+                    }
+                }
+                quic::Event::DatagramReceived => {
+                    if let Some(connection) = session.quic.connection() {
+                        session.mux.read_datagrams(connection);
+                    }
+                }
+                quic::Event::HandshakeDataReady | quic::Event::DatagramsUnblocked => {}
+            }
+        }
+    }
+
+    fn on_connection_lost(&mut self, now: Now, reason: &ConnectionError) {
+        let goodbye = matches!(
+            reason,
+            ConnectionError::ApplicationClosed(close)
+                if close.error_code.into_inner() == u64::from(CLOSE_GOODBYE)
+        );
+        match reason {
+            _ if goodbye => self.peer_left(now),
+            // We closed it ourselves; the peer has yet to be told with the next packets.
+            ConnectionError::LocallyClosed => {}
+            ConnectionError::TimedOut => self.connection_lost(now, "no path for too long"),
+            ConnectionError::TransportError(error) => {
+                let detail = error.to_string();
+                let refused = LinkOutput::Refused("quic_handshake_failed", detail);
+                self.outputs.push_back(refused);
+                self.connection_lost(now, "QUIC failed");
+            }
+            _ => self.connection_lost(now, "the connection was closed"),
+        }
+    }
+
+    fn say_hello(&mut self) {
+        let own = self.shared.incarnation.0;
+        let peer = self.signaling.peer_incarnation();
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let hello = Frame::Hello {
+            own,
+            peer: peer.map_or([0; 16], |incarnation| incarnation.0),
+            epoch: session.epoch,
+        };
+        if let Some(connection) = session.quic.connection()
+            && !session.said_hello
+        {
+            session.said_hello = true;
+            session.mux.send_frame(connection, &hello);
+        }
+    }
+
+    fn drain_mux(&mut self, now: Now) {
+        while let Some(session) = &mut self.session
+            && let Some(event) = session.mux.poll_event()
+        {
+            match event {
+                MuxEvent::Incoming { id, port } => {
+                    let loopback = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+                    let to = [self.shared.vip.addr(), loopback];
+                    let output = Output::Incoming {
+                        stream: self.stream_id(id),
+                        from: self.peer.vip.addr(),
+                        to: to.map(|ip| SocketAddr::new(ip, port)),
+                    };
+                    self.world(output);
+                }
+                MuxEvent::Readable(id) => self.world(Output::Readable(self.stream_id(id))),
+                MuxEvent::Writable(id) => self.world(Output::Writable(self.stream_id(id))),
+                MuxEvent::Datagram {
+                    source,
+                    port,
+                    payload,
+                } => self.deliver(now, source, port, payload),
+                MuxEvent::Frame(frame) => self.on_frame(now, &frame),
+                MuxEvent::Refused(counter, detail) => {
+                    let refused = LinkOutput::Refused(counter, detail);
+                    self.outputs.push_back(refused);
+                }
+            }
+        }
+    }
+
+    fn on_frame(&mut self, now: Now, frame: &Frame) {
+        let expected_peer = self.signaling.peer_incarnation().map(|inc| inc.0);
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        match frame {
+            Frame::Hello { own, peer, epoch } => {
+                let right = Some(*own) == expected_peer
+                    && *peer == self.shared.incarnation.0
+                    && *epoch == session.epoch;
+                if right {
+                    session.confirmed = true;
+                    session.handshake_since = None;
+                } else {
+                    let code = CLOSE_WRONG_SESSION;
+                    session.quic.close(now.mono, code, b"another session");
+                    self.connection_lost(now, "the peer is in another session");
+                }
+            }
+            Frame::PathDead => session.ice.doubt_selected(now.mono),
+            Frame::Unknown(_) => {}
+        }
+    }
+
+    fn deliver(&mut self, now: Now, source: u16, port: u16, payload: Bytes) {
+        let shared = &self.shared;
+        let target = self
+            .flows
+            .target(now.mono, source, port, shared.vip, &shared.allow);
+        let output = match target {
+            Some(to) => LinkOutput::World(Output::Udp {
+                link: self.id,
+                peer_port: source,
+                to,
+                payload,
+            }),
+            None => LinkOutput::Refused(
+                "port_not_allowed",
+                format!("UDP port {port} is not on the allowlist"),
+            ),
+        };
+        self.outputs.push_back(output);
+    }
+
+    fn update_state(&mut self, now: Now) {
+        let Some(session) = &self.session else {
+            if !self.goodbye && self.state != LinkState::Signaling {
+                self.enter(now, LinkState::Signaling, "no session");
+            }
+            return;
+        };
+        let (state, why) = match (session.confirmed, session.ice.is_connected()) {
+            (false, _) => (LinkState::Connecting, "the peer is known"),
+            (true, true) => (LinkState::Up, "a path works"),
+            (true, false) => (LinkState::Down, "no path works"),
+        };
+        if state != self.state {
+            self.enter(now, state, why);
+            self.signaling.set_quiet(now, state == LinkState::Up);
+        }
+    }
+
+    fn enter(&mut self, now: Now, to: LinkState, why: &'static str) {
+        let from = std::mem::replace(&mut self.state, to);
+        if from != to {
+            self.since = now.mono;
+            let peer = self.peer.id.clone();
+            self.say(Event::LinkState {
+                peer,
+                from,
+                to,
+                why,
+            });
+        }
+    }
+
+    fn stream_id(&self, quic: u64) -> StreamId {
+        StreamId {
+            link: self.id,
+            session: self.sessions,
+            quic,
+        }
+    }
+
+    fn say(&mut self, event: Event) {
+        self.world(Output::Event(event));
+    }
+
+    fn world(&mut self, output: Output) {
+        self.outputs.push_back(LinkOutput::World(output));
+    }
+}

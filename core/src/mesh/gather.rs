@@ -1,0 +1,408 @@
+//! Our own candidates (RFC 8445 section 5.1.1): interfaces, STUN servers, TURN servers.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use crate::config::{PathPolicy, TurnServer, TurnTransport};
+use crate::entropy::Seed;
+use crate::ice::LocalCandidate;
+use crate::mesh::{Event, Output, TcpAction, TcpEvent};
+use crate::signal::snapshot::CANDIDATES_MAX;
+use crate::status::RelayStatus;
+use crate::stun::Stun;
+use crate::time::Now;
+use crate::turn::{Turn, TurnOutput, TurnState};
+
+/// Most addresses of this machine that are offered.
+const HOSTS_MAX: usize = 4;
+/// How long UDP may fail to reach a TURN server before TCP is tried. A round trip to any
+/// server is below it, and a node behind a UDP-blocking firewall waits for nothing else.
+const TCP_AFTER: Duration = Duration::from_millis(350);
+
+/// Finds our candidates and keeps them.
+pub struct Gather {
+    policy: PathPolicy,
+    udp_port: u16,
+    hosts: Vec<IpAddr>,
+    stun: Vec<Stun>,
+    turn: Vec<Turn>,
+    connections: Vec<Option<u32>>,
+    next_connection: u32,
+    tcp_at: Option<Instant>,
+    candidates: Vec<LocalCandidate>,
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Gather {
+    /// Nothing is gathered until addresses are known.
+    pub fn new(
+        policy: PathPolicy,
+        udp_port: u16,
+        stun: &[SocketAddr],
+        turn: Vec<TurnServer>,
+        seed: &Seed,
+        now: Now,
+    ) -> Gather {
+        let client = |(n, server): (usize, &SocketAddr)| {
+            Stun::new(*server, &seed.fork(&format!("stun/{n}")), now.mono)
+        };
+        Gather {
+            policy,
+            udp_port,
+            hosts: Vec::new(),
+            stun: stun.iter().enumerate().map(client).collect(),
+            connections: vec![None; turn.len()],
+            turn: turn
+                .into_iter()
+                .map(|server| Turn::new(server, now))
+                .collect(),
+            next_connection: 0,
+            tcp_at: None,
+            candidates: Vec::new(),
+            datagrams: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Our candidates.
+    pub fn candidates(&self) -> &[LocalCandidate] {
+        &self.candidates
+    }
+
+    /// The host candidate that a datagram to `ip` arrived at.
+    pub fn host(&self, ip: Option<IpAddr>) -> Option<SocketAddr> {
+        let known = ip.filter(|ip| self.hosts.contains(ip));
+        let host = known.or_else(|| self.hosts.first().copied())?;
+        Some(SocketAddr::new(host, self.udp_port))
+    }
+
+    /// The machine's addresses are these now. Returns whether our candidates changed.
+    pub fn set_addresses(&mut self, now: Now, mut addresses: Vec<IpAddr>) -> bool {
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(HOSTS_MAX);
+        if addresses == self.hosts {
+            return false;
+        }
+        let first = self.hosts.is_empty();
+        self.hosts = addresses;
+        for stun in &mut self.stun {
+            stun.restart(now.mono);
+        }
+        for turn in &mut self.turn {
+            match (first, turn.transport()) {
+                (true, TurnTransport::Udp) => turn.start(now),
+                (true, TurnTransport::Tcp) => {}
+                (false, _) => turn.restart(now),
+            }
+        }
+        if first {
+            let udp = self
+                .turn
+                .iter()
+                .any(|t| t.transport() == TurnTransport::Udp);
+            let wait = if udp { TCP_AFTER } else { Duration::ZERO };
+            self.tcp_at = Some(now.mono + wait);
+        }
+        self.run(now);
+        self.refresh()
+    }
+
+    /// Whether the datagram is from a STUN server and answers us; then whether our
+    /// candidates changed.
+    pub fn handle_stun(&mut self, now: Now, from: SocketAddr, data: &[u8]) -> Option<bool> {
+        let stun = self.stun.iter_mut().find(|stun| stun.server() == from)?;
+        let news = stun.handle(now.mono, data)?;
+        if news {
+            let event = Event::Server {
+                server: from,
+                what: "STUN server answered with a new mapped address",
+            };
+            self.outputs.push_back(Output::Event(event));
+        }
+        Some(news && self.refresh())
+    }
+
+    /// Whether the datagram is from one of our TURN servers.
+    pub fn is_turn_server(&self, from: SocketAddr) -> bool {
+        self.turn
+            .iter()
+            .any(|turn| turn.transport() == TurnTransport::Udp && turn.server() == from)
+    }
+
+    /// A datagram from a TURN server. What it relays goes to `relayed`: the relayed address
+    /// it came to, the peer's address, the content. Returns whether our candidates changed.
+    pub fn handle_turn(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        data: BytesMut,
+        relayed: &mut Vec<(SocketAddr, SocketAddr, BytesMut)>,
+    ) -> bool {
+        let found = self
+            .turn
+            .iter_mut()
+            .find(|turn| turn.transport() == TurnTransport::Udp && turn.server() == from);
+        let Some(turn) = found else {
+            return false;
+        };
+        unwrap(now, turn, data, relayed);
+        self.run(now);
+        self.refresh()
+    }
+
+    /// Something happened on a TCP connection to a TURN server.
+    pub fn handle_tcp(
+        &mut self,
+        now: Now,
+        conn: u32,
+        event: TcpEvent,
+        relayed: &mut Vec<(SocketAddr, SocketAddr, BytesMut)>,
+    ) -> bool {
+        let Some(at) = self.connections.iter().position(|c| *c == Some(conn)) else {
+            return false;
+        };
+        let turn = &mut self.turn[at];
+        match event {
+            TcpEvent::Connected { local } => turn.connected(now, local),
+            TcpEvent::Bytes(data) => unwrap(now, turn, data, relayed),
+            TcpEvent::Sent(bytes) => {
+                turn.sent(bytes);
+                return false;
+            }
+            TcpEvent::Closed => {
+                self.connections[at] = None;
+                turn.closed(now);
+            }
+        }
+        self.run(now);
+        self.refresh()
+    }
+
+    /// Let the TURN servers pass on what comes from this address.
+    pub fn permit(&mut self, now: Now, ip: IpAddr) {
+        if relayable(ip) {
+            for turn in &mut self.turn {
+                turn.permit(now, ip);
+            }
+            self.run(now);
+        }
+    }
+
+    /// Send datagrams from a relayed address of ours: wrapped into `out`, unless they go over
+    /// TCP. Returns the server and the size of the wrapped segments when something was
+    /// appended; otherwise they went over TCP, or were dropped.
+    pub fn relay(
+        &mut self,
+        now: Now,
+        relayed: SocketAddr,
+        peer: SocketAddr,
+        data: &[u8],
+        segment_size: Option<usize>,
+        out: &mut Vec<u8>,
+    ) -> Option<(SocketAddr, Option<usize>)> {
+        let turn = self
+            .turn
+            .iter_mut()
+            .find(|turn| turn.relayed() == Some(relayed))?;
+        if !relayable(peer.ip()) {
+            return None;
+        }
+        let start = out.len();
+        let mut first = None;
+        for segment in data.chunks(segment_size.unwrap_or(data.len()).max(1)) {
+            match turn.transport() {
+                TurnTransport::Udp => {
+                    let before = out.len();
+                    if turn.wrap(now, peer, segment, out) {
+                        first.get_or_insert(out.len() - before);
+                    }
+                }
+                TurnTransport::Tcp => {
+                    let mut wrapped = Vec::with_capacity(segment.len() + 64);
+                    if turn.wrap(now, peer, segment, &mut wrapped) {
+                        turn.write(wrapped);
+                    }
+                }
+            }
+        }
+        let server = turn.server();
+        self.run(now);
+        let appended = out.len() - start;
+        (appended > 0).then(|| (server, first.filter(|first| *first < appended)))
+    }
+
+    /// Time passed. Returns whether our candidates changed.
+    pub fn handle_deadline(&mut self, now: Now) -> bool {
+        if self.tcp_at.is_some_and(|at| at <= now.mono) {
+            self.tcp_at = None;
+            if !self.turn.iter().any(|turn| turn.relayed().is_some()) {
+                for turn in &mut self.turn {
+                    turn.start(now);
+                }
+            }
+        }
+        for turn in &mut self.turn {
+            if turn.deadline().is_some_and(|at| at <= now.mono) {
+                turn.handle_deadline(now);
+            }
+        }
+        self.run(now);
+        self.refresh()
+    }
+
+    /// When to call [`Gather::handle_deadline`], and why.
+    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        let stun = self.stun.iter().map(Stun::deadline).min();
+        let turn = self.turn.iter().filter_map(Turn::deadline).min();
+        [
+            (stun, "ask a STUN server"),
+            (turn, "TURN allocation"),
+            (self.tcp_at, "try TURN over TCP"),
+        ]
+        .into_iter()
+        .filter_map(|(at, why)| Some((at?, why)))
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// This node is stopping: give the allocations back.
+    pub fn stop(&mut self, now: Now) {
+        for turn in &mut self.turn {
+            turn.stop(now);
+        }
+        self.run(now);
+    }
+
+    /// The next datagram to a server.
+    pub fn poll_datagram(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.datagrams.pop_front()
+    }
+
+    /// What to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What to say of the allocations.
+    pub fn relays(&self) -> Vec<RelayStatus> {
+        let status = |turn: &Turn| RelayStatus {
+            server: turn.server().to_string(),
+            transport: match turn.transport() {
+                TurnTransport::Udp => "udp".into(),
+                TurnTransport::Tcp => "tcp".into(),
+            },
+            state: match turn.state() {
+                TurnState::Idle => "idle".into(),
+                TurnState::Connecting | TurnState::Allocating => "allocating".into(),
+                TurnState::Ready => "ready".into(),
+                TurnState::Waiting => "failed".into(),
+            },
+            relayed: turn.relayed().map(|relayed| relayed.to_string()),
+        };
+        self.turn.iter().map(status).collect()
+    }
+
+    /// Collect what the clients want to send.
+    fn run(&mut self, now: Now) {
+        if !self.hosts.is_empty() {
+            for stun in &mut self.stun {
+                if let Some(request) = stun.poll(now.mono) {
+                    self.datagrams.push_back((stun.server(), request));
+                }
+            }
+        }
+        for at in 0..self.turn.len() {
+            while let Some(output) = self.turn[at].poll_output() {
+                self.on_turn(at, output);
+            }
+        }
+    }
+
+    fn on_turn(&mut self, at: usize, output: TurnOutput) {
+        let server = self.turn[at].server();
+        let event = |what| Output::Event(Event::Server { server, what });
+        match output {
+            TurnOutput::Datagram(bytes) => self.datagrams.push_back((server, bytes)),
+            TurnOutput::Connect => {
+                let conn = self.next_connection;
+                self.next_connection += 1;
+                self.connections[at] = Some(conn);
+                let action = TcpAction::Connect(server);
+                self.outputs.push_back(Output::TurnTcp { conn, action });
+            }
+            TurnOutput::Write(bytes) => self.tcp(at, TcpAction::Write(bytes)),
+            TurnOutput::Close => {
+                self.tcp(at, TcpAction::Close);
+                self.connections[at] = None;
+            }
+            TurnOutput::Allocated(_) => self.outputs.push_back(event("TURN server relays for us")),
+            TurnOutput::Lost(_) => self.outputs.push_back(event("TURN allocation lost")),
+            TurnOutput::Failed(why) => self.outputs.push_back(event(why)),
+        }
+    }
+
+    fn tcp(&mut self, at: usize, action: TcpAction) {
+        if let Some(conn) = self.connections[at] {
+            self.outputs.push_back(Output::TurnTcp { conn, action });
+        }
+    }
+
+    /// Work out our candidates; returns whether they changed.
+    fn refresh(&mut self) -> bool {
+        let mut candidates = Vec::new();
+        if self.policy == PathPolicy::All {
+            let hosts = self.hosts.iter();
+            candidates
+                .extend(hosts.map(|ip| LocalCandidate::Host(SocketAddr::new(*ip, self.udp_port))));
+            for stun in &self.stun {
+                let Some(addr) = stun.mapped() else { continue };
+                let family = |ip: &&IpAddr| ip.is_ipv4() == addr.is_ipv4();
+                let Some(ip) = self.hosts.iter().find(family) else {
+                    continue;
+                };
+                let base = SocketAddr::new(*ip, self.udp_port);
+                candidates.push(LocalCandidate::ServerReflexive { addr, base });
+            }
+        }
+        let relayed = self.turn.iter().filter_map(Turn::relayed);
+        candidates.extend(relayed.map(LocalCandidate::Relayed));
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.truncate(CANDIDATES_MAX);
+        let changed = candidates != self.candidates;
+        self.candidates = candidates;
+        changed
+    }
+}
+
+fn unwrap(
+    now: Now,
+    turn: &mut Turn,
+    data: BytesMut,
+    relayed: &mut Vec<(SocketAddr, SocketAddr, BytesMut)>,
+) {
+    let Some(own) = turn.relayed() else {
+        turn.handle(now, data, &mut |_, _| {});
+        return;
+    };
+    turn.handle(now, data, &mut |peer, data| relayed.push((own, peer, data)));
+}
+
+/// Whether to ask a relay to reach this address. A relay has no business in a private
+/// network of a peer's, and some drop the allocation for it.
+fn relayable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let carrier = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || carrier)
+        }
+        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
+    }
+}

@@ -1,0 +1,513 @@
+//! One allocation on a TURN server (RFC 8656), on `turn-client-proto`.
+//!
+//! ```text
+//! Idle -> Connecting (TCP only) -> Allocating -> Ready -> Waiting -> Connecting ...
+//! ```
+//!
+//! A relayed datagram normally travels as ChannelData: four bytes of header that the caller
+//! writes itself, with the number that [`Turn::channel`] gives. Until a channel is bound it
+//! travels as a Send indication.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use ring::hmac;
+use turn_client_proto::api::{TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
+use turn_client_proto::client::TurnClient;
+use turn_client_proto::prelude::{DelayedTransmitBuild, TurnClientApi};
+use turn_client_proto::stun::agent::Transmit;
+use turn_client_proto::tcp::TurnClientTcp;
+use turn_client_proto::types::{TransportType, TurnCredentials as LongTermCredentials};
+use turn_client_proto::udp::TurnClientUdp;
+
+use crate::config::{TurnCredentials, TurnServer, TurnTransport};
+use crate::time::Now;
+
+/// Bytes that may wait to be written to the server over TCP. Beyond it datagrams are
+/// dropped: TCP must not hide congestion from QUIC.
+pub const TCP_UNSENT_MAX: usize = 256 * 1024;
+/// Channels and permissions of one allocation: every peer has a handful of addresses.
+const CHANNELS_MAX: usize = 1024;
+/// A channel that the server refused is asked for again after this time.
+const CHANNEL_RETRY: Duration = Duration::from_secs(5);
+/// First wait after a failure; it doubles up to [`RETRY_LAST`].
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait after a failure.
+const RETRY_LAST: Duration = Duration::from_secs(15);
+/// A connection or an allocation that takes longer has failed.
+const SETUP_MAX: Duration = Duration::from_secs(8);
+/// Life of derived credentials. Renewed with every allocation.
+const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Name part of derived user names.
+const CREDENTIAL_NAME: &str = "holdfast";
+
+/// Where the allocation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnState {
+    /// Not asked for.
+    Idle,
+    /// Waiting for the TCP connection.
+    Connecting,
+    /// Waiting for the server.
+    Allocating,
+    /// Usable.
+    Ready,
+    /// Failed; tried again later.
+    Waiting,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum TurnOutput {
+    /// Send a datagram to the server.
+    Datagram(Vec<u8>),
+    /// Open a TCP connection to the server.
+    Connect,
+    /// Write to it.
+    Write(Bytes),
+    /// Close it.
+    Close,
+    /// The relayed address is usable.
+    Allocated(SocketAddr),
+    /// It is no more.
+    Lost(SocketAddr),
+    /// The server refused, or did not answer.
+    Failed(&'static str),
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    number: Option<u16>,
+    asked_at: Option<Instant>,
+}
+
+/// A client of one TURN server.
+#[derive(Debug)]
+pub struct Turn {
+    server: TurnServer,
+    client: Option<TurnClient>,
+    origin: Instant,
+    local: SocketAddr,
+    state: TurnState,
+    until: Option<Instant>,
+    retry: Duration,
+    relayed: Option<SocketAddr>,
+    permissions: BTreeSet<IpAddr>,
+    channels: BTreeMap<SocketAddr, Channel>,
+    peers: BTreeMap<u16, SocketAddr>,
+    tcp_unsent: usize,
+    outputs: VecDeque<TurnOutput>,
+}
+
+impl Turn {
+    /// A client that does nothing until [`Turn::start`].
+    pub fn new(server: TurnServer, now: Now) -> Turn {
+        let unspecified: IpAddr = match server.addr {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Turn {
+            server,
+            client: None,
+            origin: now.mono,
+            // The server tells us apart by what it sees; this only has to stay the same.
+            local: SocketAddr::new(unspecified, 0),
+            state: TurnState::Idle,
+            until: None,
+            retry: RETRY_FIRST,
+            relayed: None,
+            permissions: BTreeSet::new(),
+            channels: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            tcp_unsent: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> SocketAddr {
+        self.server.addr
+    }
+
+    /// How the server is reached.
+    pub fn transport(&self) -> TurnTransport {
+        self.server.transport
+    }
+
+    /// Where the allocation stands.
+    pub fn state(&self) -> TurnState {
+        self.state
+    }
+
+    /// The relayed address, while the allocation is usable.
+    pub fn relayed(&self) -> Option<SocketAddr> {
+        self.relayed
+    }
+
+    /// Ask for an allocation, unless that was done.
+    pub fn start(&mut self, now: Now) {
+        if self.state != TurnState::Idle {
+            return;
+        }
+        match self.server.transport {
+            TurnTransport::Udp => self.allocate(now),
+            TurnTransport::Tcp => {
+                self.enter(TurnState::Connecting, Some(now.mono + SETUP_MAX));
+                self.outputs.push_back(TurnOutput::Connect);
+            }
+        }
+    }
+
+    /// Start over: our own address changed, so the server no longer knows us.
+    pub fn restart(&mut self, now: Now) {
+        if self.state == TurnState::Idle {
+            return;
+        }
+        self.give_up(now, "our address changed");
+        self.retry = RETRY_FIRST;
+        self.until = Some(now.mono);
+    }
+
+    /// Give the allocation back.
+    pub fn stop(&mut self, now: Now) {
+        let at = self.at(now.mono);
+        if let Some(client) = &mut self.client {
+            // Without an allocation there is nothing to give back.
+            let _ = client.delete(at);
+        }
+        self.pump(now);
+        self.enter(TurnState::Idle, None);
+    }
+
+    /// The TCP connection is there.
+    pub fn connected(&mut self, now: Now, local: SocketAddr) {
+        if self.state == TurnState::Connecting {
+            self.local = local;
+            self.tcp_unsent = 0;
+            self.allocate(now);
+        }
+    }
+
+    /// The TCP connection ended.
+    pub fn closed(&mut self, now: Now) {
+        if self.server.transport == TurnTransport::Tcp
+            && !matches!(self.state, TurnState::Idle | TurnState::Waiting)
+        {
+            self.give_up(now, "the connection to the server ended");
+        }
+    }
+
+    /// Bytes of earlier writes have left.
+    pub fn sent(&mut self, bytes: usize) {
+        self.tcp_unsent = self.tcp_unsent.saturating_sub(bytes);
+    }
+
+    /// Bytes or a datagram from the server. Relayed datagrams go to `relayed`, each with the
+    /// address that the server got it from.
+    pub fn handle(
+        &mut self,
+        now: Now,
+        mut data: BytesMut,
+        relayed: &mut impl FnMut(SocketAddr, BytesMut),
+    ) {
+        let udp = self.server.transport == TurnTransport::Udp;
+        if udp && let Some((peer, len)) = self.channel_data(&data) {
+            let _header = data.split_to(4);
+            data.truncate(len);
+            relayed(peer, data);
+            return;
+        }
+        let at = self.at(now.mono);
+        let transport = if udp {
+            TransportType::Udp
+        } else {
+            TransportType::Tcp
+        };
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let transmit = Transmit::new(data, transport, self.server.addr, self.local);
+        if let TurnRecvRet::PeerData(found) = client.recv(transmit, at) {
+            relayed(found.peer, BytesMut::from(found.data()));
+        }
+        while let Some(found) = client.poll_recv(at) {
+            relayed(found.peer, BytesMut::from(found.data()));
+        }
+        self.pump(now);
+    }
+
+    /// ChannelData (RFC 8656 section 12.4): the peer, and how many bytes follow the header.
+    fn channel_data(&self, data: &[u8]) -> Option<(SocketAddr, usize)> {
+        let (header, rest) = data.split_first_chunk::<4>()?;
+        let number = u16::from_be_bytes([header[0], header[1]]);
+        let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        (len <= rest.len()).then_some(())?;
+        Some((*self.peers.get(&number)?, len))
+    }
+
+    /// Let the server pass on what comes from this address. Done ahead of the first check,
+    /// so that it does not get lost.
+    pub fn permit(&mut self, now: Now, ip: IpAddr) {
+        if self.permissions.len() < CHANNELS_MAX {
+            self.permissions.insert(ip);
+        }
+        let at = self.at(now.mono);
+        if let (Some(client), Some(_)) = (&mut self.client, self.relayed)
+            && !client.have_permission(TransportType::Udp, ip)
+        {
+            // It may be on its way already, which is as good.
+            let _ = client.create_permission(TransportType::Udp, ip, at);
+            self.pump(now);
+        }
+    }
+
+    /// The channel to this peer, once bound; asks for one otherwise.
+    pub fn channel(&mut self, now: Now, peer: SocketAddr) -> Option<u16> {
+        if let Some(number) = self.channels.get(&peer).and_then(|channel| channel.number) {
+            return Some(number);
+        }
+        if self.relayed.is_none()
+            || (self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&peer))
+        {
+            return None;
+        }
+        let at = self.at(now.mono);
+        let channel = self.channels.entry(peer).or_default();
+        let asked_lately = channel
+            .asked_at
+            .is_some_and(|asked| now.mono < asked + CHANNEL_RETRY);
+        if !asked_lately && let Some(client) = &mut self.client {
+            channel.asked_at = Some(now.mono);
+            let _ = client.bind_channel(TransportType::Udp, peer, at);
+            self.pump(now);
+        }
+        None
+    }
+
+    /// Wrap one datagram for `peer`, appended to `out`. False: it has to be dropped.
+    pub fn wrap(&mut self, now: Now, peer: SocketAddr, data: &[u8], out: &mut Vec<u8>) -> bool {
+        if let Some(number) = self.channel(now, peer) {
+            let Ok(len) = u16::try_from(data.len()) else {
+                return false;
+            };
+            out.extend_from_slice(&number.to_be_bytes());
+            out.extend_from_slice(&len.to_be_bytes());
+            out.extend_from_slice(data);
+            return true;
+        }
+        let at = self.at(now.mono);
+        let Some(client) = &mut self.client else {
+            return false;
+        };
+        match client.send_to(TransportType::Udp, peer, data, at) {
+            Ok(Some(message)) => {
+                out.extend_from_slice(&message.data.build());
+                true
+            }
+            _ => {
+                self.permit(now, peer.ip());
+                false
+            }
+        }
+    }
+
+    /// Write what [`Turn::wrap`] made to the TCP connection. False: dropped, too much waits.
+    pub fn write(&mut self, mut wrapped: Vec<u8>) -> bool {
+        if self.tcp_unsent + wrapped.len() > TCP_UNSENT_MAX || self.relayed.is_none() {
+            return false;
+        }
+        // Over TCP ChannelData is padded to four bytes (RFC 8656 section 12.5).
+        wrapped.resize(wrapped.len().next_multiple_of(4), 0);
+        self.push_write(wrapped);
+        true
+    }
+
+    fn push_write(&mut self, bytes: Vec<u8>) {
+        self.tcp_unsent += bytes.len();
+        self.outputs.push_back(TurnOutput::Write(bytes.into()));
+    }
+
+    /// When to call [`Turn::handle_deadline`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Time passed.
+    pub fn handle_deadline(&mut self, now: Now) {
+        match self.state {
+            TurnState::Waiting if self.until.is_some_and(|until| until <= now.mono) => {
+                self.enter(TurnState::Idle, None);
+                self.start(now);
+            }
+            TurnState::Connecting if self.until.is_some_and(|until| until <= now.mono) => {
+                self.give_up(now, "no connection to the server");
+            }
+            _ => self.pump(now),
+        }
+    }
+
+    /// What to do.
+    pub fn poll_output(&mut self) -> Option<TurnOutput> {
+        self.outputs.pop_front()
+    }
+
+    fn enter(&mut self, state: TurnState, until: Option<Instant>) {
+        self.state = state;
+        self.until = until;
+    }
+
+    fn allocate(&mut self, now: Now) {
+        let (username, password) = credentials(&self.server.credentials, now.unix);
+        let mut config = TurnConfig::new(LongTermCredentials::new(&username, &password));
+        // Lost requests are repeated soon; 250 + 500 + 1000 × 4 ms, then 1 s of patience.
+        config.set_request_retransmits(
+            Duration::from_millis(250),
+            Duration::from_secs(1),
+            6,
+            Duration::from_secs(1),
+        );
+        let (local, server) = (self.local, self.server.addr);
+        self.client = Some(match self.server.transport {
+            TurnTransport::Udp => TurnClientUdp::allocate(local, server, config).into(),
+            TurnTransport::Tcp => TurnClientTcp::allocate(local, server, config).into(),
+        });
+        self.enter(TurnState::Allocating, None);
+        self.pump(now);
+    }
+
+    /// Move everything that the client has to say into outputs.
+    fn pump(&mut self, now: Now) {
+        let at = self.at(now.mono);
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let next = client.poll(at);
+        let mut messages = Vec::new();
+        while let Some(transmit) = client.poll_transmit(at) {
+            messages.push(transmit.data.to_vec());
+        }
+        let mut events = Vec::new();
+        while let Some(event) = client.poll_event() {
+            events.push(event);
+        }
+        for message in messages {
+            match self.server.transport {
+                TurnTransport::Udp => self.outputs.push_back(TurnOutput::Datagram(message)),
+                TurnTransport::Tcp => self.push_write(message),
+            }
+        }
+        for event in events {
+            self.on_event(now, event);
+        }
+        match next {
+            TurnPollRet::WaitUntil(until) if self.client.is_some() => {
+                self.until = Some(self.origin + Duration::from_nanos(until.as_nanos() as u64));
+            }
+            TurnPollRet::Closed if self.client.is_some() => {
+                self.give_up(now, "the server does not answer");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_event(&mut self, now: Now, event: TurnEvent) {
+        match event {
+            TurnEvent::AllocationCreated(_, relayed) => {
+                self.enter(TurnState::Ready, None);
+                self.relayed = Some(relayed);
+                self.retry = RETRY_FIRST;
+                self.outputs.push_back(TurnOutput::Allocated(relayed));
+                let permissions: Vec<IpAddr> = self.permissions.iter().copied().collect();
+                for ip in permissions {
+                    self.permit(now, ip);
+                }
+            }
+            TurnEvent::AllocationCreateFailed(_) => {
+                self.give_up(now, "the server refused an allocation");
+            }
+            TurnEvent::ChannelCreated(_, peer) => self.channel_bound(now, peer),
+            TurnEvent::ChannelCreateFailed(_, peer) => {
+                if let Some(channel) = self.channels.get_mut(&peer) {
+                    channel.asked_at = Some(now.mono);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Learn the channel's number from the header of an empty message.
+    fn channel_bound(&mut self, now: Now, peer: SocketAddr) {
+        let at = self.at(now.mono);
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let empty: &[u8] = &[];
+        let Ok(Some(message)) = client.send_to(TransportType::Udp, peer, empty, at) else {
+            return;
+        };
+        if let [high, low, 0, 0] = message.data.build()[..] {
+            let number = u16::from_be_bytes([high, low]);
+            self.channels.entry(peer).or_default().number = Some(number);
+            self.peers.insert(number, peer);
+        }
+    }
+
+    fn give_up(&mut self, now: Now, why: &'static str) {
+        if self.server.transport == TurnTransport::Tcp {
+            self.outputs.push_back(TurnOutput::Close);
+        }
+        self.client = None;
+        self.channels.clear();
+        self.peers.clear();
+        self.tcp_unsent = 0;
+        self.enter(TurnState::Waiting, Some(now.mono + self.retry));
+        self.retry = (self.retry * 2).min(RETRY_LAST);
+        match self.relayed.take() {
+            Some(relayed) => self.outputs.push_back(TurnOutput::Lost(relayed)),
+            None => self.outputs.push_back(TurnOutput::Failed(why)),
+        }
+    }
+
+    fn at(&self, now: Instant) -> turn_client_proto::stun::Instant {
+        let nanos = now.saturating_duration_since(self.origin).as_nanos();
+        turn_client_proto::stun::Instant::from_nanos(nanos as i64)
+    }
+}
+
+/// User name and password, derived from a shared secret where there is one.
+fn credentials(credentials: &TurnCredentials, unix: Duration) -> (String, String) {
+    match credentials {
+        TurnCredentials::Static { username, password } => (username.clone(), password.to_string()),
+        TurnCredentials::Shared { secret } => {
+            let expiry = unix.saturating_add(CREDENTIAL_LIFETIME).as_secs();
+            let username = format!("{expiry}:{CREDENTIAL_NAME}");
+            let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
+            let password = BASE64.encode(hmac::sign(&key, username.as_bytes()));
+            (username, password)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    #[test]
+    fn derived_credentials_are_what_coturn_expects() {
+        let shared = TurnCredentials::Shared {
+            secret: Zeroizing::new("north".into()),
+        };
+        let (username, password) = credentials(&shared, Duration::from_secs(1_700_000_000));
+        assert_eq!(username, "1700086400:holdfast");
+        // openssl dgst -sha1 -hmac north -binary | base64
+        assert_eq!(password, EXPECTED);
+    }
+
+    const EXPECTED: &str = "mT+JVJzU62XS+mBgDgSnm0zfsBY=";
+}
