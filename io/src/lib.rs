@@ -11,7 +11,10 @@
 pub mod clock;
 pub mod dump;
 pub mod http;
+pub mod mesh;
+pub mod metrics;
 pub mod net;
 pub mod real;
+pub mod signal;
 pub mod signal_http;
 pub mod spawn;

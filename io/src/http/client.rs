@@ -71,7 +71,10 @@ fn parse_endpoint(text: &str) -> Option<Endpoint> {
         Some(bracketed) => {
             let (host, port) = bracketed.split_once(']')?;
             host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, port.strip_prefix(':').or(port.is_empty().then_some("80"))?)
+            (
+                host,
+                port.strip_prefix(':').or(port.is_empty().then_some("80"))?,
+            )
         }
         None => rest.rsplit_once(':').unwrap_or((rest, "80")),
     };
@@ -174,13 +177,17 @@ impl<N: Net, C: Clock, S: Spawn> Client<N, C, S> {
         let clock = self.clock.clone();
         let exchange = async {
             if let Some(open) = kept {
-                match self.exchange(open, &method, path_and_query, &body, answer_len_max).await {
+                match self
+                    .exchange(open, &method, path_and_query, &body, answer_len_max)
+                    .await
+                {
                     Err(ClientError::Http(error)) if never_processed(&error) => {}
                     other => return other,
                 }
             }
             let open = self.connect().await?;
-            self.exchange(open, &method, path_and_query, &body, answer_len_max).await
+            self.exchange(open, &method, path_and_query, &body, answer_len_max)
+                .await
         };
         timeout(&clock, limit, exchange).await?
     }
@@ -202,7 +209,9 @@ impl<N: Net, C: Clock, S: Spawn> Client<N, C, S> {
             .map_err(|error| ClientError::Body(error.to_string()))?;
         let response = open.sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), answer_len_max).collect().await;
+        let body = Limited::new(response.into_body(), answer_len_max)
+            .collect()
+            .await;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
             true => ClientError::TooLarge {
                 limit: answer_len_max,
@@ -277,9 +286,21 @@ mod tests {
             assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
         }
         for bad in [
-            "", "broker:1", "https://a:1", "http://", "http://:1", "http://a:0", "http://a:b",
-            "http://a:65536", "http://a/b:1", "http://a:1/x", "http://u@a:1", "http://[a]:1",
-            "http://a b:1", "http://a:+1", "http://a:",
+            "",
+            "broker:1",
+            "https://a:1",
+            "http://",
+            "http://:1",
+            "http://a:0",
+            "http://a:b",
+            "http://a:65536",
+            "http://a/b:1",
+            "http://a:1/x",
+            "http://u@a:1",
+            "http://[a]:1",
+            "http://a b:1",
+            "http://a:+1",
+            "http://a:",
         ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad:?} must be refused");
         }

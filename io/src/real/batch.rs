@@ -309,7 +309,9 @@ mod tests {
             let (mut a, mut b) = (bind("127.0.0.2:0"), bind("0.0.0.0:0"));
             let to = SocketAddr::new("127.0.0.3".parse().unwrap(), b.local_addr().unwrap().port());
             let bytes: Vec<u8> = (0..20 * 1200 + 7).map(|i| (i / 1200) as u8).collect();
-            send(&mut a, &transmit(to, bytes.len(), Some(1200)), &bytes).await.unwrap();
+            send(&mut a, &transmit(to, bytes.len(), Some(1200)), &bytes)
+                .await
+                .unwrap();
             let got = recv(&mut b, 21).await;
             assert_eq!(got.len(), 21);
             for (index, (meta, data)) in got.iter().enumerate() {
@@ -332,7 +334,9 @@ mod tests {
             let error = send(&mut a, &transmit(to, bytes.len(), Some(1200)), &bytes).await;
             assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
             let bytes = &bytes[..UDP_PAYLOAD_MAX];
-            send(&mut a, &transmit(to, bytes.len(), Some(1452)), bytes).await.unwrap();
+            send(&mut a, &transmit(to, bytes.len(), Some(1452)), bytes)
+                .await
+                .unwrap();
             assert_eq!(recv(&mut a, 46).await.len(), 46);
         })
         .unwrap();
@@ -353,7 +357,9 @@ mod tests {
             assert_eq!(a.max_gso_segments(), 1, "the trap that this is about");
             a.gso.pause = Duration::ZERO;
             for _ in 0..3 {
-                send(&mut a, &transmit(to, bytes.len(), Some(1200)), &bytes).await.unwrap();
+                send(&mut a, &transmit(to, bytes.len(), Some(1200)), &bytes)
+                    .await
+                    .unwrap();
             }
             assert!(a.max_gso_segments() > 1);
         })
@@ -369,10 +375,14 @@ mod tests {
             };
             let mut v4 = bind("127.0.0.1:0");
             let to = v4.local_addr().unwrap();
-            send(&mut both, &transmit(to, 2, None), b"hi").await.unwrap();
+            send(&mut both, &transmit(to, 2, None), b"hi")
+                .await
+                .unwrap();
             let (meta, data) = recv(&mut v4, 1).await.remove(0);
             assert_eq!(&data[..], b"hi");
-            send(&mut v4, &transmit(meta.from, 2, None), b"yo").await.unwrap();
+            send(&mut v4, &transmit(meta.from, 2, None), b"yo")
+                .await
+                .unwrap();
             let (meta, data) = recv(&mut both, 1).await.remove(0);
             assert_eq!((meta.from, &data[..]), (to, &b"yo"[..]));
             assert_eq!(meta.to, Some(to.ip()));

@@ -39,8 +39,7 @@ impl RealDatagram {
     fn recv_now(&self, buf: &mut [u8]) -> io::Result<DatagramEvent> {
         let socket = socket2::SockRef::from(&self.0);
         loop {
-            let mut buf = as_uninit(buf);
-            match socket.recv_from(&mut buf) {
+            match socket.recv_from(as_uninit(buf)) {
                 Ok((len, from)) => {
                     if let Some(from) = from.as_socket() {
                         return Ok(DatagramEvent::Data { len, from });
@@ -203,10 +202,16 @@ mod tests {
             let mut buf = vec![0; UDP_PAYLOAD_MAX];
             let from = a.local_addr().unwrap();
             let len = UDP_PAYLOAD_MAX;
-            assert_eq!(b.recv(&mut buf).await.unwrap(), DatagramEvent::Data { len, from });
+            assert_eq!(
+                b.recv(&mut buf).await.unwrap(),
+                DatagramEvent::Data { len, from }
+            );
             assert_eq!(buf, large);
             let len = 0;
-            assert_eq!(b.recv(&mut buf).await.unwrap(), DatagramEvent::Data { len, from });
+            assert_eq!(
+                b.recv(&mut buf).await.unwrap(),
+                DatagramEvent::Data { len, from }
+            );
         })
         .unwrap();
     }
@@ -221,17 +226,25 @@ mod tests {
             for to in &closed {
                 a.send_to(b"x", *to).await.unwrap();
             }
-            open.send_to(b"data", a.local_addr().unwrap()).await.unwrap();
+            open.send_to(b"data", a.local_addr().unwrap())
+                .await
+                .unwrap();
             let mut buf = [0; 64];
             let mut events = Vec::new();
             while events.len() < 3 {
                 events.push(a.recv(&mut buf).await.unwrap());
             }
             for to in closed {
-                assert!(events.contains(&DatagramEvent::Refused { to }), "{events:?}");
+                assert!(
+                    events.contains(&DatagramEvent::Refused { to }),
+                    "{events:?}"
+                );
             }
             let from = open.local_addr().unwrap();
-            assert!(events.contains(&DatagramEvent::Data { len: 4, from }), "{events:?}");
+            assert!(
+                events.contains(&DatagramEvent::Data { len: 4, from }),
+                "{events:?}"
+            );
             a.send_to(b"still", from).await.unwrap();
             let from = a.local_addr().unwrap();
             assert_eq!(

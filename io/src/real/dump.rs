@@ -89,15 +89,27 @@ mod tests {
         fs::write(path.join("other.jsonl"), "mine").unwrap();
         for index in 0..10 {
             // Names within one millisecond would replace each other.
-            fs::write(path.join(format!("{PREFIX}{index:015}-error{SUFFIX}")), "old").unwrap();
+            fs::write(
+                path.join(format!("{PREFIX}{index:015}-error{SUFFIX}")),
+                "old",
+            )
+            .unwrap();
         }
         let last = dir
-            .write(DumpReason::Signal, &["{}".to_owned(), "{\"a\":1}".to_owned()])
+            .write(
+                DumpReason::Signal,
+                &["{}".to_owned(), "{\"a\":1}".to_owned()],
+            )
             .unwrap();
         assert_eq!(fs::read_to_string(&last).unwrap(), "{}\n{\"a\":1}\n");
-        let dumps = fs::read_dir(&path).unwrap().filter(|e| is_dump(&e.as_ref().unwrap().path()));
+        let dumps = fs::read_dir(&path)
+            .unwrap()
+            .filter(|e| is_dump(&e.as_ref().unwrap().path()));
         assert_eq!(dumps.count(), DUMPS_MAX);
-        assert_eq!(fs::read_to_string(path.join("other.jsonl")).unwrap(), "mine");
+        assert_eq!(
+            fs::read_to_string(path.join("other.jsonl")).unwrap(),
+            "mine"
+        );
         fs::remove_dir_all(&path).unwrap();
     }
 }

@@ -47,7 +47,8 @@ unsafe fn usable_address(entry: &libc::ifaddrs) -> Option<IpAddr> {
     let ip: IpAddr = match c_int::from(unsafe { (*entry.ifa_addr).sa_family }) {
         libc::AF_INET => {
             // SAFETY: the family says that this is a sockaddr_in.
-            let addr: libc::sockaddr_in = unsafe { std::ptr::read_unaligned(entry.ifa_addr.cast()) };
+            let addr: libc::sockaddr_in =
+                unsafe { std::ptr::read_unaligned(entry.ifa_addr.cast()) };
             Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr)).into()
         }
         libc::AF_INET6 => {

@@ -1,0 +1,452 @@
+//! The signaling client: all brokers at once, each with a queue of its own.
+//!
+//! An envelope goes to every broker, and every broker is polled: whichever works first wins,
+//! and a broker that is away costs nothing but its own retries. A queue holds the newest
+//! envelope per receiver, because each is a full snapshot and replaces the one before.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use holdfast_core::config::PEERS_MAX;
+use holdfast_core::entropy::{Entropy, Seed};
+use holdfast_core::identity::PublicKey;
+use holdfast_core::rendezvous::Cursor;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::http::{Client, ClientError, Endpoint, Method, StatusCode};
+use crate::net::Net;
+use crate::signal_http::{ANSWER_LEN_MAX, AnswerError, PollAnswer, Route, decode_answer};
+use crate::spawn::{Spawn, Task};
+
+/// Most brokers.
+pub const BROKERS_MAX: usize = 8;
+/// How long a poll asks the broker to wait: below the 30 s after which middleboxes and
+/// brokers give up.
+const POLL_WAIT: Duration = Duration::from_secs(25);
+/// What the answer may take beyond the wait.
+const POLL_GRACE: Duration = Duration::from_secs(10);
+/// Longest time for a post.
+const POST_LIMIT: Duration = Duration::from_secs(10);
+/// First pause after a failure; doubled each time, and drawn from its upper half.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// An empty answer that comes sooner than this was not a long poll: rest before the next.
+const QUICK_ANSWER: Duration = Duration::from_millis(50);
+/// Largest answer to a post that is read.
+const POST_ANSWER_LEN_MAX: usize = 4096;
+
+/// What is known of a broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// Its URL.
+    pub url: String,
+    /// Whether its latest answer was a good one.
+    pub reachable: bool,
+    /// Milliseconds since its latest good answer, when there was one.
+    pub answered_ms: Option<u64>,
+    /// Envelopes that it took.
+    pub posted: u64,
+    /// Envelopes that it handed over.
+    pub received: u64,
+    /// Requests that failed.
+    pub failures: u64,
+    /// Envelopes that wait for it.
+    pub queued: usize,
+    /// Its latest failure.
+    pub last_error: Option<String>,
+}
+
+/// The signaling client of one node.
+pub struct Signaling {
+    brokers: Vec<Rc<Broker>>,
+    _tasks: Vec<Task>,
+}
+
+struct Broker {
+    endpoint: Endpoint,
+    outbox: RefCell<Outbox>,
+    posted_something: Notify,
+    state: RefCell<State>,
+    in_flight: Cell<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    reachable: bool,
+    answered: Option<Instant>,
+    posted: u64,
+    received: u64,
+    failures: u64,
+    last_error: Option<String>,
+}
+
+/// The newest envelope per receiver, in the order in which receivers came.
+#[derive(Default)]
+struct Outbox {
+    order: VecDeque<PublicKey>,
+    envelopes: BTreeMap<PublicKey, Bytes>,
+}
+
+impl Outbox {
+    fn push(&mut self, to: PublicKey, envelope: Bytes) {
+        if self.envelopes.insert(to, envelope).is_none() {
+            self.order.push_back(to);
+        }
+        // A node has no more peers than this, so what falls out is nobody's.
+        while self.order.len() > PEERS_MAX {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) -> Option<(PublicKey, Bytes)> {
+        let to = self.order.pop_front()?;
+        let envelope = self.envelopes.remove(&to)?;
+        Some((to, envelope))
+    }
+
+    /// Put back what could not be posted, unless something newer has come.
+    fn put_back(&mut self, to: PublicKey, envelope: Bytes) {
+        if !self.envelopes.contains_key(&to) {
+            self.order.push_front(to);
+            self.envelopes.insert(to, envelope);
+        }
+    }
+}
+
+/// A request that did not do what it should.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the broker answered {0}")]
+    Status(StatusCode),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+}
+
+impl Failure {
+    /// Whether the same request would fail for ever.
+    fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Failure::Status(StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE)
+        )
+    }
+}
+
+/// What is the same for all tasks of one client.
+#[derive(Clone)]
+struct Parts<N, C, S> {
+    net: N,
+    clock: C,
+    spawn: S,
+}
+
+impl Signaling {
+    /// Poll `mailbox` at all `endpoints` from now on; `deliver` is called with every
+    /// envelope. It ends when the value is dropped.
+    pub fn start<N: Net, C: Clock, S: Spawn>(
+        (net, clock, spawn): (N, C, S),
+        endpoints: &[Endpoint],
+        mailbox: PublicKey,
+        seed: &Seed,
+        deliver: Rc<dyn Fn(Vec<u8>)>,
+    ) -> Signaling {
+        let parts = Parts { net, clock, spawn };
+        let brokers: Vec<Rc<Broker>> = endpoints
+            .iter()
+            .take(BROKERS_MAX)
+            .map(|endpoint| Rc::new(Broker::new(endpoint.clone())))
+            .collect();
+        let mut tasks = Vec::new();
+        for (index, broker) in brokers.iter().enumerate() {
+            let jitter = |what| seed.fork(&format!("signal/{index}/{what}")).rng();
+            let post = post_for_ever(parts.clone(), broker.clone(), jitter("post"));
+            tasks.push(parts.spawn.spawn("signal post", post));
+            let (polls, deliver) = (jitter("poll"), deliver.clone());
+            let poll = poll_for_ever(parts.clone(), broker.clone(), mailbox, polls, deliver);
+            tasks.push(parts.spawn.spawn("signal poll", poll));
+        }
+        Signaling {
+            brokers,
+            _tasks: tasks,
+        }
+    }
+
+    /// Post an envelope to all brokers.
+    pub fn post(&self, to: PublicKey, envelope: Vec<u8>) {
+        let envelope = Bytes::from(envelope);
+        for broker in &self.brokers {
+            broker.outbox.borrow_mut().push(to, envelope.clone());
+            broker.posted_something.notify_one();
+        }
+    }
+
+    /// Whether every envelope has been taken by a broker, or at least by all that answer.
+    pub fn is_flushed(&self) -> bool {
+        let waits = |broker: &&Rc<Broker>| {
+            broker.state.borrow().reachable
+                && (broker.in_flight.get() || !broker.outbox.borrow().order.is_empty())
+        };
+        self.brokers.iter().find(waits).is_none()
+    }
+
+    /// Whether any broker has ever answered.
+    pub fn has_answer(&self) -> bool {
+        self.brokers
+            .iter()
+            .any(|broker| broker.state.borrow().answered.is_some())
+    }
+
+    /// What is known of each broker.
+    pub fn status(&self, now: Instant) -> Vec<BrokerStatus> {
+        self.brokers.iter().map(|b| b.status(now)).collect()
+    }
+}
+
+impl Broker {
+    fn new(endpoint: Endpoint) -> Broker {
+        Broker {
+            endpoint,
+            outbox: RefCell::default(),
+            posted_something: Notify::new(),
+            state: RefCell::default(),
+            in_flight: Cell::new(false),
+        }
+    }
+
+    fn succeeded(&self, now: Instant) {
+        let mut state = self.state.borrow_mut();
+        if !state.reachable {
+            tracing::info!(broker = %self.endpoint, "the broker answers");
+        }
+        state.reachable = true;
+        state.answered = Some(now);
+    }
+
+    fn failed(&self, what: &'static str, error: &Failure) {
+        let mut state = self.state.borrow_mut();
+        if state.reachable || state.failures == 0 {
+            tracing::warn!(broker = %self.endpoint, %error, "{what} failed; trying again");
+        } else {
+            tracing::debug!(broker = %self.endpoint, %error, "{what} failed again");
+        }
+        state.reachable = false;
+        state.failures += 1;
+        state.last_error = Some(error.to_string());
+    }
+
+    fn status(&self, now: Instant) -> BrokerStatus {
+        let state = self.state.borrow();
+        BrokerStatus {
+            url: self.endpoint.to_string(),
+            reachable: state.reachable,
+            answered_ms: state.answered.map(|at| ms_between(at, now)),
+            posted: state.posted,
+            received: state.received,
+            failures: state.failures,
+            queued: self.outbox.borrow().order.len(),
+            last_error: state.last_error.clone(),
+        }
+    }
+}
+
+fn ms_between(from: Instant, to: Instant) -> u64 {
+    let ms = to.saturating_duration_since(from).as_millis();
+    u64::try_from(ms).unwrap_or(u64::MAX)
+}
+
+async fn post_for_ever<N: Net, C: Clock, S: Spawn>(
+    parts: Parts<N, C, S>,
+    broker: Rc<Broker>,
+    jitter: Entropy,
+) {
+    let mut client = parts.client(&broker);
+    let mut backoff = Backoff::new(jitter);
+    loop {
+        let next = broker.outbox.borrow_mut().pop();
+        let Some((to, envelope)) = next else {
+            broker.posted_something.notified().await;
+            continue;
+        };
+        broker.in_flight.set(true);
+        let result = post(&mut client, envelope.clone()).await;
+        broker.in_flight.set(false);
+        match result {
+            Ok(()) => {
+                broker.state.borrow_mut().posted += 1;
+                broker.succeeded(parts.clock.now().mono);
+                backoff.reset();
+            }
+            Err(error) => {
+                broker.failed("posting an envelope", &error);
+                if !error.is_final() {
+                    broker.outbox.borrow_mut().put_back(to, envelope);
+                }
+                parts.clock.sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+async fn post<N: Net, C: Clock, S: Spawn>(
+    client: &mut Client<N, C, S>,
+    envelope: Bytes,
+) -> Result<(), Failure> {
+    let path = Route::Post.path_and_query();
+    let answer = client.request(
+        Method::POST,
+        &path,
+        envelope,
+        POST_ANSWER_LEN_MAX,
+        POST_LIMIT,
+    );
+    match answer.await? {
+        (StatusCode::NO_CONTENT, _) => Ok(()),
+        (status, _) => Err(Failure::Status(status)),
+    }
+}
+
+async fn poll_for_ever<N: Net, C: Clock, S: Spawn>(
+    parts: Parts<N, C, S>,
+    broker: Rc<Broker>,
+    mailbox: PublicKey,
+    jitter: Entropy,
+    deliver: Rc<dyn Fn(Vec<u8>)>,
+) {
+    let mut client = parts.client(&broker);
+    let mut backoff = Backoff::new(jitter);
+    let mut after = None;
+    // The first poll does not wait, so that a broker is soon known to work.
+    let mut wait = Duration::ZERO;
+    loop {
+        let asked = parts.clock.now().mono;
+        match poll(&mut client, mailbox, after, wait).await {
+            Ok(answer) => {
+                let now = parts.clock.now().mono;
+                broker.succeeded(now);
+                broker.state.borrow_mut().received += answer.envelopes.len() as u64;
+                after = Some(answer.cursor);
+                let news = !answer.envelopes.is_empty();
+                answer.envelopes.into_iter().for_each(|e| deliver(e));
+                if news || wait.is_zero() || now >= asked + QUICK_ANSWER {
+                    backoff.reset();
+                } else {
+                    parts.clock.sleep(backoff.next()).await;
+                }
+                wait = POLL_WAIT;
+            }
+            Err(error) => {
+                broker.failed("polling for envelopes", &error);
+                if matches!(error, Failure::Status(StatusCode::BAD_REQUEST)) {
+                    // A cursor that this broker cannot read.
+                    after = None;
+                }
+                parts.clock.sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+async fn poll<N: Net, C: Clock, S: Spawn>(
+    client: &mut Client<N, C, S>,
+    mailbox: PublicKey,
+    after: Option<Cursor>,
+    wait: Duration,
+) -> Result<PollAnswer, Failure> {
+    let route = Route::Poll {
+        mailbox,
+        wait,
+        after,
+    };
+    let (path, limit) = (route.path_and_query(), wait + POLL_GRACE);
+    let answer = client.request(Method::GET, &path, Bytes::new(), ANSWER_LEN_MAX, limit);
+    match answer.await? {
+        (StatusCode::OK, body) => Ok(decode_answer(&body)?),
+        (status, _) => Err(Failure::Status(status)),
+    }
+}
+
+impl<N: Net, C: Clock, S: Spawn> Parts<N, C, S> {
+    fn client(&self, broker: &Broker) -> Client<N, C, S> {
+        Client::new(
+            self.net.clone(),
+            self.clock.clone(),
+            self.spawn.clone(),
+            broker.endpoint.clone(),
+        )
+    }
+}
+
+/// Pauses that double, with jitter so that nodes do not come back all at once.
+struct Backoff {
+    next: Duration,
+    jitter: Entropy,
+}
+
+impl Backoff {
+    fn new(jitter: Entropy) -> Backoff {
+        Backoff {
+            next: BACKOFF_FIRST,
+            jitter,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.next = BACKOFF_FIRST;
+    }
+
+    fn next(&mut self) -> Duration {
+        let full = self.next;
+        self.next = (full * 2).min(BACKOFF_MAX);
+        let half_us = u64::try_from(full.as_micros() / 2)
+            .unwrap_or(u64::MAX)
+            .max(1);
+        Duration::from_micros(half_us + self.jitter.below(half_us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use holdfast_core::identity::Identity;
+
+    fn key(n: u8) -> PublicKey {
+        Identity::from_seed([n; 32]).public()
+    }
+
+    #[test]
+    fn a_newer_envelope_replaces_the_queued_one_and_keeps_its_place() {
+        let mut outbox = Outbox::default();
+        outbox.push(key(1), Bytes::from_static(b"old"));
+        outbox.push(key(2), Bytes::from_static(b"two"));
+        outbox.push(key(1), Bytes::from_static(b"new"));
+        assert_eq!(outbox.pop(), Some((key(1), Bytes::from_static(b"new"))));
+        outbox.push(key(1), Bytes::from_static(b"newer"));
+        outbox.put_back(key(1), Bytes::from_static(b"new"));
+        assert_eq!(outbox.pop(), Some((key(2), Bytes::from_static(b"two"))));
+        assert_eq!(outbox.pop(), Some((key(1), Bytes::from_static(b"newer"))));
+        assert_eq!(outbox.pop(), None);
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_limit_and_never_vanish() {
+        let mut backoff = Backoff::new(Seed::new([5; 32]).rng());
+        let mut full = BACKOFF_FIRST;
+        for _ in 0..10 {
+            let pause = backoff.next();
+            assert!(pause >= full / 2 && pause < full, "{pause:?} of {full:?}");
+            full = (full * 2).min(BACKOFF_MAX);
+        }
+        assert_eq!(full, BACKOFF_MAX);
+        backoff.reset();
+        assert!(backoff.next() < BACKOFF_FIRST);
+    }
+}
