@@ -18,6 +18,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a node: forward TCP and UDP between this machine and its peers
+    Mesh(ConfigFile),
     /// Serve nodes that look for each other: the signaling broker, and STUN and TURN
     Rendezvous(RendezvousArgs),
     /// Show a running node: its links, paths, brokers and relays

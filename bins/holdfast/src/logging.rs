@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
+use holdfast_io::dump::DumpTrigger;
+use holdfast_io::real::DumpOnError;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -23,15 +25,15 @@ fn parse(filter: &str) -> Option<Targets> {
     let directives = filter.split(',').map(str::trim);
     let mistaken = directives
         .filter(|directive| !directive.contains('='))
-        .any(|directive| directive.parse::<LevelFilter>().is_err());
+        .any(|directive| directive.is_empty() || directive.parse::<LevelFilter>().is_err());
     match mistaken || filter.len() > FILTER_LEN_MAX {
         true => None,
         false => filter.parse().ok(),
     }
 }
 
-/// Start to log. The first call counts.
-pub fn start(filter: &str, format: LogFormat) {
+/// Start to log. The first call counts. An error that is logged asks `dumps` for a dump.
+pub fn start(filter: &str, format: LogFormat, dumps: Option<DumpTrigger>) {
     let filter = parse(filter).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let json = match format {
         LogFormat::Auto => !io::stderr().is_terminal(),
@@ -46,7 +48,10 @@ pub fn start(filter: &str, format: LogFormat) {
             .boxed(),
     };
     // A second call finds a subscriber in place, which stays.
-    let _ = registry().with(layer.with_filter(filter)).try_init();
+    let _ = registry()
+        .with(layer.with_filter(filter))
+        .with(dumps.map(DumpOnError))
+        .try_init();
 }
 
 /// Start to log in a role without a configuration file: `HOLDFAST_LOG` is the filter, and
@@ -58,7 +63,7 @@ pub fn start_from_environment() {
         Ok("json") => LogFormat::Json,
         _ => LogFormat::Auto,
     };
-    start(&filter, format);
+    start(&filter, format, None);
     if !is_filter(&filter) {
         tracing::warn!(filter, "HOLDFAST_LOG is no filter, expected a level or levels by target");
     }

@@ -8,6 +8,7 @@ mod config_command;
 mod dev;
 mod keys_command;
 mod logging;
+mod mesh;
 mod output;
 mod rendezvous;
 mod signals;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Config(command) => config_command::run(command),
         Command::Keys(command) => keys_command::run(command),
+        Command::Mesh(args) => mesh::run(args),
         Command::Rendezvous(args) => rendezvous::run(args),
         Command::Dev(command) => dev::run(command),
         Command::Status(args) => status::run(args),

@@ -1,7 +1,7 @@
 //! Checks that compare keys with each other, and core's own, told with file and line.
 
 use holdfast_core::config::{
-    Config, ConfigError, Congestion, PeerConfig, TurnServer,
+    ALLOW_RULES_MAX, Config, ConfigError, Congestion, PeerConfig, TurnServer,
 };
 use holdfast_core::identity::ClusterSecret;
 use holdfast_core::types::{PeerId, Vip};
@@ -28,6 +28,7 @@ pub fn check(
     let vip = own_vip(draft, own, problems);
     check_own_key(draft, own, key.as_ref(), problems);
     let peers = other_peers(draft, own, problems);
+    check_forward(draft, problems);
     if brokers == 0 && !has_problem(problems, "brokers") {
         let expected = "at least one broker: without it no peer can be found";
         let origin = draft.origin("brokers");
@@ -147,6 +148,24 @@ fn other_peers(
         peers.extend(peer_config(peer, cluster));
     }
     peers
+}
+
+/// Each port would be listened on twice.
+fn check_forward(draft: &Draft, problems: &mut Vec<Problem>) {
+    if draft.forward.len() > ALLOW_RULES_MAX {
+        let found = format!("{} rules", draft.forward.len());
+        let expected = format!("at most {ALLOW_RULES_MAX}");
+        let origin = draft.origin("forward");
+        problems.push(Problem::new(origin, "forward", found, expected));
+        return;
+    }
+    for (index, rule) in draft.forward.iter().enumerate() {
+        if draft.forward[..index].iter().any(|r| r.port == rule.port) {
+            let key = format!("forward[{index}].port");
+            let found = format!("{} again", rule.port);
+            problems.push(Problem::new(draft.origin(&key), key, found, "every port once"));
+        }
+    }
 }
 
 /// Core's own checks. What could not be read is replaced by something harmless, so that the

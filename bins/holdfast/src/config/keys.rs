@@ -277,6 +277,15 @@ pub const KEYS: &[Key] = &[
     ),
     optional(with_example(
         key(
+            "forward",
+            Form::Tables(ALLOW_FIELDS),
+            "Ports of all peers that applications here can reach, on 127.50.0.VIP.\n\
+             Default: the same as `allow`, since nodes of one deployment open the same ports.",
+        ),
+        "[[forward]]\nport = 5432\n\n[[forward]]\nport = 8301\nudp = true",
+    )),
+    optional(with_example(
+        key(
             "turn",
             Form::Tables(TURN_FIELDS),
             "TURN servers, best first, at most 4. Either `secret_file`, the secret that the\n\

@@ -63,6 +63,8 @@ pub struct Draft {
     pub peers: Vec<PeerDraft>,
     /// The allowlist.
     pub allow: Vec<AllowRule>,
+    /// The peers' ports that are reached from here, if they are not those of `allow`.
+    pub forward: Vec<AllowRule>,
     /// STUN servers.
     pub stun: Vec<HostPort>,
     /// TURN servers.
@@ -104,7 +106,8 @@ pub fn read(tree: Tree, base: &Path, problems: &mut Vec<Problem>) -> Option<Sett
         cluster: reader.cluster_secret(),
         own: reader.own_key(),
         peers: reader.peers(),
-        allow: reader.allow(),
+        allow: reader.rules("allow"),
+        forward: reader.rules("forward"),
         stun: reader.texts("stun", |text| {
             HostPort::parse(text, Some(STUN_PORT)).ok_or(UrlError {
                 expected: "host:port, such as 203.0.113.10:3478",
@@ -136,6 +139,10 @@ pub fn read(tree: Tree, base: &Path, problems: &mut Vec<Problem>) -> Option<Sett
         vip: vip?,
         key: own_key?,
         peers,
+        forward: match draft.origins.contains_key("forward") {
+            true => draft.forward,
+            false => draft.allow.clone(),
+        },
         allow: draft.allow,
         listen: rest.listen?,
         brokers: rest.brokers,
@@ -352,9 +359,9 @@ impl Reader<'_> {
         peers
     }
 
-    fn allow(&mut self) -> Vec<AllowRule> {
+    fn rules(&mut self, name: &'static str) -> Vec<AllowRule> {
         let mut rules = Vec::new();
-        for entry in self.tables("allow", ALLOW_FIELDS) {
+        for entry in self.tables(name, ALLOW_FIELDS) {
             let port = self.required(&entry, "port", "a port, 1 to 65535", |value| {
                 integer(value, 1, 65_535).and_then(|port| u16::try_from(port).ok())
             });

@@ -31,6 +31,8 @@ pub struct Settings {
     pub peers: Vec<PeerConfig>,
     /// Ports of this node that peers may reach.
     pub allow: Vec<AllowRule>,
+    /// Ports of all peers that are reached from here.
+    pub forward: Vec<AllowRule>,
     /// The address of the UDP socket.
     pub listen: SocketAddr,
     /// Signaling brokers.
@@ -185,6 +187,9 @@ impl Settings {
         for rule in &self.allow {
             let _ = writeln!(out, "allow {} {}", rule.port, rule.udp);
         }
+        for rule in &self.forward {
+            let _ = writeln!(out, "forward {} {}", rule.port, rule.udp);
+        }
         for broker in &self.brokers {
             let _ = writeln!(out, "broker {broker}");
         }
@@ -217,7 +222,8 @@ impl Settings {
             ("key", self.key.describe()),
             ("public key", self.key.identity(&self.id).public().to_string()),
             ("peers", list(self.peers.iter().map(peer).collect())),
-            ("ports", list(self.allow.iter().map(port).collect())),
+            ("allowed", list(self.allow.iter().map(port).collect())),
+            ("forwarded", list(self.forward.iter().map(port).collect())),
             ("brokers", list(strings(&self.brokers))),
             ("stun", list(strings(&self.stun))),
             (

@@ -205,7 +205,7 @@ fn links_up(mesh: &Mesh, node: &str) -> usize {
     let Ok(Ok(page)) = mesh.lab.run_in(node, || fetch(admin)) else {
         return 0;
     };
-    let links = page.status.links.iter();
+    let links = page.status.mesh.links.iter();
     links.filter(|link| link.state == LinkState::Up).count()
 }
 

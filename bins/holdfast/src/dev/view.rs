@@ -50,7 +50,7 @@ pub fn table(reports: &[NodeReport]) -> String {
     for report in reports {
         match &report.page {
             Ok(page) => {
-                for link in &page.status.links {
+                for link in &page.status.mesh.links {
                     table.row([
                         report.node.clone(),
                         link.peer.to_string(),

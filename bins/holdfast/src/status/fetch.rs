@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use holdfast_core::status::Status;
 use holdfast_io::http::{Client, Endpoint, Method, StatusCode};
+use holdfast_io::mesh::NodeStatus;
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
-use serde::Deserialize;
 
 /// How long a node may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -18,42 +17,8 @@ const STATUS_LEN_MAX: usize = 8 << 20;
 pub struct Page {
     /// As it came.
     pub raw: String,
-    /// What core says.
-    pub status: Status,
-    /// What the process around it adds.
-    pub extras: Extras,
-}
-
-/// What a node's process adds to core's status.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct Extras {
-    /// The signaling brokers.
-    #[serde(default)]
-    pub brokers: Vec<Broker>,
-    /// Addresses that another process occupies.
-    #[serde(default)]
-    pub clashes: Vec<Clash>,
-}
-
-/// A signaling broker as the node sees it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Broker {
-    /// Its URL.
-    pub url: String,
-    /// Whether it answers.
-    pub state: String,
-}
-
-/// A virtual address and port that could not be bound.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Clash {
-    /// `tcp` or `udp`.
-    pub protocol: String,
-    /// The address.
-    pub address: String,
-    /// Why.
-    #[serde(default)]
-    pub why: String,
+    /// What it says.
+    pub status: NodeStatus,
 }
 
 /// Why there is no status.
@@ -94,6 +59,5 @@ pub fn parse(body: &[u8]) -> Result<Page, FetchError> {
     Ok(Page {
         raw: String::from_utf8_lossy(body).into_owned(),
         status: serde_json::from_slice(body).map_err(strange)?,
-        extras: serde_json::from_slice(body).map_err(strange)?,
     })
 }

@@ -77,14 +77,14 @@ fn explain(admin: SocketAddr, error: FetchError) -> anyhow::Error {
 }
 
 fn find<'a>(page: &'a Page, peer: &str) -> anyhow::Result<&'a holdfast_core::status::LinkStatus> {
-    let links = &page.status.links;
+    let links = &page.status.mesh.links;
     if let Some(link) = links.iter().find(|link| link.peer.as_str() == peer) {
         return Ok(link);
     }
     let names: Vec<&str> = links.iter().map(|link| link.peer.as_str()).collect();
     bail!(
         "{} has no peer {peer:?}; its peers: {}",
-        page.status.id,
+        page.status.mesh.id,
         names.join(", ")
     )
 }

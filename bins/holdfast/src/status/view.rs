@@ -9,7 +9,7 @@ use crate::output::{Table, age, rtt};
 
 /// A node with all its links.
 pub fn node(page: &Page) -> String {
-    let node = &page.status;
+    let node = &page.status.mesh;
     let up = node.links.iter().filter(|l| l.state == LinkState::Up).count();
     let mut out = format!(
         "{} ({})  incarnation {}  up {}  links {up}/{}\n\n",
@@ -45,16 +45,21 @@ fn servers(page: &Page) -> String {
     let mut section = |table: Table| {
         let _ = write!(out, "\n{}", table.render());
     };
-    if !page.extras.brokers.is_empty() {
-        let mut table = Table::with_headings(&["BROKER", "STATE"]);
-        for broker in &page.extras.brokers {
-            table.row([broker.url.clone(), broker.state.clone()]);
+    if !page.status.brokers.is_empty() {
+        let mut table = Table::with_headings(&["BROKER", "STATE", "ANSWERED", "LAST FAILURE"]);
+        for broker in &page.status.brokers {
+            table.row([
+                broker.url.clone(),
+                if broker.reachable { "reachable" } else { "unreachable" }.to_owned(),
+                or_dash(broker.answered_ms.map(|ms| format!("{} ago", age(ms)))),
+                or_dash(broker.last_error.clone()),
+            ]);
         }
         section(table);
     }
-    if !page.status.relays.is_empty() {
+    if !page.status.mesh.relays.is_empty() {
         let mut table = Table::with_headings(&["TURN", "TRANSPORT", "STATE", "RELAYED"]);
-        for relay in &page.status.relays {
+        for relay in &page.status.mesh.relays {
             table.row([
                 relay.server.clone(),
                 relay.transport.clone(),
@@ -64,13 +69,13 @@ fn servers(page: &Page) -> String {
         }
         section(table);
     }
-    if !page.extras.clashes.is_empty() {
+    if !page.status.clashes.is_empty() {
         let mut table = Table::with_headings(&["CLASH", "ADDRESS", "WHY"]);
-        for clash in &page.extras.clashes {
+        for clash in &page.status.clashes {
             table.row([
-                clash.protocol.clone(),
-                clash.address.clone(),
-                clash.why.clone(),
+                clash.protocol.as_str().to_owned(),
+                clash.addr.to_string(),
+                clash.error.clone(),
             ]);
         }
         section(table);
@@ -158,11 +163,11 @@ mod tests {
 
     #[test]
     fn a_peer_is_shown_with_every_pair_and_why() {
-        insta::assert_snapshot!(peer(&page().status.links[0]));
+        insta::assert_snapshot!(peer(&page().status.mesh.links[0]));
     }
 
     #[test]
     fn a_link_without_a_pair_says_so() {
-        insta::assert_snapshot!(peer(&page().status.links[1]));
+        insta::assert_snapshot!(peer(&page().status.mesh.links[1]));
     }
 }
