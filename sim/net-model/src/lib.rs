@@ -1,8 +1,9 @@
 //! A pure model of links and NATs: what happens to a packet, and when.
 //!
 //! The crate has no dependencies, no clock and no generator. Time is a [`Duration`] since
-//! the start of the world and only ever an argument; randomness comes through [`Draw`], so
-//! that a harness forks its streams by label and a seed replays to the nanosecond.
+//! the start of the world and only ever an argument; randomness comes through [`Draw`], or
+//! [`Streams`] for one generator per device, so that a harness forks its streams by label and
+//! a seed replays to the nanosecond.
 //!
 //! * [`pipeline`]: one direction of one link: black hole, MTU, queue with a rate, loss,
 //!   delay and jitter, duplication. The kernel link emulator drives this very code.
@@ -51,7 +52,8 @@ pub mod pipeline;
 pub use draw::{Draw, Ratio};
 pub use nat::{Filtering, Mapping, Nat, NatConfig, Protocol};
 pub use network::{
-    Delivery, Direction, HostId, Links, NatId, Network, NetworkDrops, Packet, TopologyError, Uplink,
+    Delivery, Direction, HostId, Links, NatId, Network, NetworkDrops, Packet, Stream, Streams,
+    TopologyError, Uplink,
 };
 pub use pipeline::{Counters, DropCause, Fate, LinkConfig, Loss, Order, Pipeline};
 

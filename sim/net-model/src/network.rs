@@ -13,16 +13,18 @@
 
 mod addresses;
 mod cuts;
+mod streams;
 
+use crate::Fate;
 use crate::nat::{Nat, Protocol};
 use crate::pipeline::{LinkConfig, Pipeline};
-use crate::{Draw, Fate};
 use cuts::Cuts;
 pub use cuts::Direction;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+pub use streams::{Stream, Streams};
 
 /// Most hosts of one network: far above what a scenario needs, low enough to catch a loop.
 pub const HOST_COUNT_MAX: usize = 10_000;
@@ -274,7 +276,13 @@ impl<P: Clone> Network<P> {
 
     /// A packet leaves `from`. Drops are silent, as on a real network; see
     /// [`Network::drops`] and the counters of the pipelines.
-    pub fn send(&mut self, now: Duration, from: HostId, packet: Packet<P>, draw: &mut dyn Draw) {
+    pub fn send(
+        &mut self,
+        now: Duration,
+        from: HostId,
+        packet: Packet<P>,
+        draws: &mut dyn Streams,
+    ) {
         let Some(host) = self.hosts.get_mut(from.index()) else {
             self.drops.bad_source += 1;
             return;
@@ -294,7 +302,9 @@ impl<P: Clone> Network<P> {
             segment: host.uplink,
             from_router: false,
         };
-        let fate = host.up.offer(now, packet.len_bytes, draw);
+        let fate = host
+            .up
+            .offer(now, packet.len_bytes, draws.of(Stream::HostUp(from)));
         self.launch(
             fate,
             Flight {
@@ -313,7 +323,12 @@ impl<P: Clone> Network<P> {
 
     /// Moves everything that is due at `now`, each at its own time, and appends what has
     /// arrived to `deliveries` in order of arrival.
-    pub fn poll(&mut self, now: Duration, draw: &mut dyn Draw, deliveries: &mut Vec<Delivery<P>>) {
+    pub fn poll(
+        &mut self,
+        now: Duration,
+        draws: &mut dyn Streams,
+        deliveries: &mut Vec<Delivery<P>>,
+    ) {
         while self.deadline().is_some_and(|at| at <= now) {
             let ((at, _), flight) = self.in_flight.pop_first().expect("there is a deadline");
             match flight.stage {
@@ -321,7 +336,7 @@ impl<P: Clone> Network<P> {
                     segment,
                     from_router,
                 } => {
-                    self.route(at, segment, from_router, flight, draw);
+                    self.route(at, segment, from_router, flight, draws);
                 }
                 Stage::Outside(nat) => self.enter(at, nat, flight),
                 Stage::Host(host) => deliveries.extend(self.arrive(at, host, flight)),
@@ -367,7 +382,7 @@ impl<P: Clone> Network<P> {
         segment: Uplink,
         from_router: bool,
         mut flight: Flight<P>,
-        draw: &mut dyn Draw,
+        draws: &mut dyn Streams,
     ) {
         let owner = self.next_hop(segment, flight.packet.dst.ip());
         let is_isolated = self.is_isolated(segment) && !from_router;
@@ -376,34 +391,37 @@ impl<P: Clone> Network<P> {
             (Some(_), _) if is_isolated => self.drops.isolated += 1,
             (Some(Owner::Host(host)), _) => {
                 flight.stage = Stage::Host(host);
+                let draw = draws.of(Stream::HostDown(host));
                 let fate = self.hosts[host.index()].down.offer(now, len_bytes, draw);
                 self.launch(fate, flight);
             }
             (Some(Owner::Nat(nat)), _) => {
                 flight.stage = Stage::Outside(nat);
+                let draw = draws.of(Stream::NatDown(nat));
                 let fate = self.nats[nat.index()].down.offer(now, len_bytes, draw);
                 self.launch(fate, flight);
             }
             (None, Uplink::Core) => self.drops.no_route += 1,
             // The router sent it down and nobody is there: sending it up again would loop.
             (None, Uplink::Behind(_)) if from_router => self.drops.no_route += 1,
-            (None, Uplink::Behind(nat)) => self.leave(now, nat, flight, draw),
+            (None, Uplink::Behind(nat)) => self.leave(now, nat, flight, draws),
         }
     }
 
     /// From the inside of a NAT outwards, or back inside by a hairpin.
-    fn leave(&mut self, now: Duration, id: NatId, mut flight: Flight<P>, draw: &mut dyn Draw) {
+    fn leave(&mut self, now: Duration, id: NatId, mut flight: Flight<P>, draws: &mut dyn Streams) {
         let NatDevice {
             nat, up, uplink, ..
         } = &mut self.nats[id.index()];
         let packet = &mut flight.packet;
+        let draw = draws.of(Stream::NatPorts(id));
         if packet.dst.ip() == nat.config().public_ip {
             let Some(pair) = nat.hairpin(now, packet.protocol, packet.src, packet.dst, draw) else {
                 self.drops.nat_hairpin += 1;
                 return;
             };
             (packet.src, packet.dst) = pair;
-            return self.route(now, Uplink::Behind(id), true, flight, draw);
+            return self.route(now, Uplink::Behind(id), true, flight, draws);
         }
         if packet.dst.is_ipv4() {
             let Some(src) = nat.outbound(now, packet.protocol, packet.src, packet.dst, draw) else {
@@ -419,7 +437,7 @@ impl<P: Clone> Network<P> {
             segment: *uplink,
             from_router: false,
         };
-        let fate = up.offer(now, flight.packet.len_bytes, draw);
+        let fate = up.offer(now, flight.packet.len_bytes, draws.of(Stream::NatUp(id)));
         self.launch(fate, flight);
     }
 

@@ -472,3 +472,66 @@ fn unsound_topologies_are_refused_by_name() {
         .expect("the chain is limited");
     assert_eq!(error, TopologyError::TooMany("NATs in a chain"));
 }
+
+/// One generator per stream, forked by its label.
+struct Forked(BTreeMap<Stream, SplitMix>);
+
+impl Streams for Forked {
+    fn of(&mut self, stream: Stream) -> &mut dyn crate::Draw {
+        let label = stream.to_string();
+        let seed = label
+            .bytes()
+            .fold(7, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+        self.0.entry(stream).or_insert(SplitMix(seed))
+    }
+}
+
+#[test]
+fn with_forked_streams_a_new_impairment_leaves_the_losses_elsewhere_unchanged() {
+    let losses_of_b = |duplicate| {
+        let lossy = LinkConfig {
+            loss: Loss::Bernoulli(Ratio::of(1, 3)),
+            ..LinkConfig::IDEAL
+        };
+        let mut network = Network::<u32>::new();
+        let mut draws = Forked(BTreeMap::new());
+        let mut host = |ip, up| {
+            let links = Links {
+                up,
+                down: LinkConfig::IDEAL,
+            };
+            network.add_host(Uplink::Core, &[ip], links).expect("free")
+        };
+        let target = host(ip(SERVER), LinkConfig::IDEAL);
+        let a = host(ip("198.51.100.2"), LinkConfig { duplicate, ..lossy });
+        let b = host(ip("198.51.100.3"), lossy);
+        let mut deliveries = Vec::new();
+        for payload in 0..100 {
+            for (from, src) in [(a, "198.51.100.2:1"), (b, "198.51.100.3:1")] {
+                let (src, dst, protocol) = (at(src), at("198.51.100.1:1"), Protocol::Udp);
+                let packet = Packet {
+                    protocol,
+                    src,
+                    dst,
+                    len_bytes: 100,
+                    payload,
+                };
+                network.send(Duration::ZERO, from, packet, &mut draws);
+            }
+            network.poll(Duration::ZERO, &mut draws, &mut deliveries);
+        }
+        assert!(deliveries.iter().all(|delivery| delivery.to == target));
+        let of_b = deliveries.into_iter().filter(|delivery| delivery.from == b);
+        of_b.map(|delivery| delivery.packet.payload)
+            .collect::<Vec<_>>()
+    };
+    let clean = losses_of_b(Ratio::NEVER);
+    assert!((40..95).contains(&clean.len()));
+    assert_eq!(clean, losses_of_b(Ratio::of(1, 2)));
+}
+
+#[test]
+fn the_labels_of_streams_name_device_and_purpose() {
+    let labels = [Stream::HostUp(HostId(3)), Stream::NatPorts(NatId(1))].map(|s| s.to_string());
+    assert_eq!(labels, ["host/3/up", "nat/1/ports"]);
+}
