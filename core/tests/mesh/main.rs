@@ -1,0 +1,5 @@
+//! Whole nodes in virtual time: what a link promises, one sentence per test.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod setup;
+mod world;
