@@ -3,14 +3,11 @@
 //! The only stable form of a backtrace is its text: a line with the function's path, then
 //! one with its source file. With full debug information the function line names the crate
 //! (`rand::rngs::…`); with line tables only it is a bare name, and the crate shows in the
-//! path of its source (`…/rand-0.9.2/src/…`). Both are looked at.
+//! path of its source (`…/rand-0.9.2/src/…`), with a version when it comes from a registry.
+//! Both are looked at, so with line tables only a crate of this workspace is not recognised.
 
 /// Where `std` draws the keys of its hash maps.
-const HASH_KEYS: &[&str] = &[
-    "hashmap_random_keys",
-    "std::hash::random::",
-    "std/src/hash/random.rs",
-];
+const HASH_KEYS: [&str; 2] = ["hashmap_random_keys", "std/src/hash/random.rs"];
 
 /// Whether an entropy read with this backtrace may be served.
 pub(crate) fn is_entropy_allowed(trace: &str, crates: &[String]) -> bool {
@@ -35,21 +32,24 @@ fn is_source_of(part: &str, name: &str) -> bool {
     version.starts_with(|c: char| c.is_ascii_digit()) && matches(&package.replace('-', "_"), name)
 }
 
-/// Whether a path in the line starts with the crate: `<rand::rngs::ThreadRng as …>::new`.
+/// Whether the function's path starts with the crate: `3: <rand::rngs::ThreadRng as …>::new`.
+/// Only its start counts: type parameters name crates that a function merely works for.
 fn is_function_of(line: &str, name: &str) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices("::").any(|(end, _)| {
-        let start = line[..end].rfind(|c| !is_word(c)).map_or(0, |i| i + 1);
-        let is_root = !line[..start].ends_with("::");
-        is_root && start < end && matches(&line[start..end], name)
-    })
+    let path = line.trim_start_matches(|c: char| c.is_ascii_digit() || " :<&".contains(c));
+    let path = path.strip_prefix("dyn ").unwrap_or(path);
+    path.split_once("::")
+        .is_some_and(|(root, _)| matches(root, name))
 }
 
 fn matches(word: &str, name: &str) -> bool {
     match name.strip_suffix('*') {
-        Some(prefix) => word.starts_with(prefix),
+        Some(prefix) => word.starts_with(prefix) && word.chars().all(is_word),
         None => word == name,
     }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
 }
 
 #[cfg(test)]
@@ -87,6 +87,9 @@ mod tests {
         assert!(!allowed("   3: fastrand::global_rng", "rand"));
         assert!(!allowed("   3: rand_core::os::fill", "rand"));
         assert!(!allowed("   3: mine::rand::draw", "rand"));
+        assert!(!allowed("   3: mine::fill<rand::rngs::OsRng>", "rand"));
+        assert!(!allowed("   3: fill<rand::rngs::OsRng>", "rand"));
+        assert!(!allowed("   3: turn_over<mine::Page>::new", "turn_*"));
         assert!(!allowed(
             "             at /r/rand_core-0.9.2/src/os.rs:1:2",
             "rand"
@@ -104,6 +107,14 @@ mod tests {
             "   4: std::sys::random::hashmap_random_keys",
             &[]
         ));
+        assert!(is_entropy_allowed(
+            "   at /rustc/1/library/std/src/hash/random.rs:1:2",
+            &[]
+        ));
         assert!(!is_entropy_allowed("   4: getrandom::fill", &[]));
+        assert!(!is_entropy_allowed(
+            "   4: mine::new<std::hash::random::RandomState>",
+            &[]
+        ));
     }
 }

@@ -48,7 +48,7 @@ fn assert_aborts(act: &str, call: &str) {
         "{stderr}"
     );
     assert!(
-        stderr.contains("canary.rs"),
+        stderr.contains("the_act_itself"),
         "the backtrace leads to the culprit: {stderr}"
     );
 }
