@@ -37,6 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (_never, stop) = Stop::new();
     let seed = os_seed()?;
-    block_on(run_rendezvous(options, RealNet, RealClock, RealSpawn, seed, stop))??;
+    block_on(run_rendezvous(
+        options, RealNet, RealClock, RealSpawn, seed, stop,
+    ))??;
     Ok(())
 }

@@ -50,8 +50,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     framed.extend_from_slice(&(payload as u16).to_be_bytes());
     framed.resize(4 + payload, 7);
     let for_ = Duration::from_secs(seconds as u64);
-    report("client to peer", &client, server, &framed, &peer, payload, for_)?;
-    report("peer to client", &peer, relayed, &framed[4..], &client, payload, for_)?;
+    report(
+        "client to peer",
+        &client,
+        server,
+        &framed,
+        &peer,
+        payload,
+        for_,
+    )?;
+    report(
+        "peer to client",
+        &peer,
+        relayed,
+        &framed[4..],
+        &client,
+        payload,
+        for_,
+    )?;
     Ok(())
 }
 
@@ -147,7 +163,10 @@ fn report(
             std::thread::yield_now();
         }
     }
-    let (elapsed, arrived) = (started.elapsed().as_secs_f64(), received.load(Ordering::Relaxed));
+    let (elapsed, arrived) = (
+        started.elapsed().as_secs_f64(),
+        received.load(Ordering::Relaxed),
+    );
     over.store(true, Ordering::Relaxed);
     receiving.join().map_err(|_| "the receiver panicked")?;
     let mbit = arrived as f64 * payload as f64 * 8.0 / elapsed / 1e6;

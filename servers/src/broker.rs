@@ -222,9 +222,15 @@ impl<C: Clock> Broker<C> {
     fn status(&self) -> String {
         let counters = |list: &[(&'static str, u64)]| -> serde_json::Map<_, _> {
             let pairs = list.iter().copied();
-            pairs.map(|(name, value)| (name.to_owned(), value.into())).collect()
+            pairs
+                .map(|(name, value)| (name.to_owned(), value.into()))
+                .collect()
         };
-        let uptime = self.clock.now().mono.saturating_duration_since(self.started);
+        let uptime = self
+            .clock
+            .now()
+            .mono
+            .saturating_duration_since(self.started);
         let turn = self.turn.as_ref().map(|turn| {
             serde_json::json!({
                 "allocations": turn.allocations(),

@@ -209,7 +209,11 @@ struct Running<N: Net, C, S>(Rc<Shared<N, C, S>>);
 impl<N: Net, C, S> Drop for Running<N, C, S> {
     fn drop(&mut self) {
         self.0.relays.take();
-        self.0.outboxes.borrow().values().for_each(|outbox| outbox.close());
+        self.0
+            .outboxes
+            .borrow()
+            .values()
+            .for_each(|outbox| outbox.close());
     }
 }
 
@@ -230,7 +234,9 @@ fn relay_ip<N: Net>(options: &TurnOptions, net: &N) -> Result<IpAddr, TurnError>
         return Ok(bind);
     }
     let local = net.local_addresses().unwrap_or_default();
-    let mut same_family = local.into_iter().filter(|ip| ip.is_ipv4() == bind.is_ipv4());
+    let mut same_family = local
+        .into_iter()
+        .filter(|ip| ip.is_ipv4() == bind.is_ipv4());
     match (same_family.next(), same_family.next()) {
         (Some(ip), None) => Ok(ip),
         _ => Err(TurnError::PublicIp(bind)),

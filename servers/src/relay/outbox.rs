@@ -97,7 +97,9 @@ mod tests {
     fn next(outbox: &Outbox) -> Poll<Option<usize>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut next = pin!(outbox.next());
-        next.as_mut().poll(&mut cx).map(|data| data.map(|d| d.len()))
+        next.as_mut()
+            .poll(&mut cx)
+            .map(|data| data.map(|d| d.len()))
     }
 
     #[test]
@@ -108,7 +110,11 @@ mod tests {
         outbox.push_answer(b"answer");
         assert_eq!(next(&outbox), Poll::Ready(Some(UNSENT_DATAGRAMS_MAX + 6)));
         outbox.push_datagram(&chunk);
-        assert_eq!(next(&outbox), Poll::Pending, "the bytes being written count");
+        assert_eq!(
+            next(&outbox),
+            Poll::Pending,
+            "the bytes being written count"
+        );
         outbox.push_datagram(&chunk);
         outbox.close();
         assert_eq!(next(&outbox), Poll::Ready(Some(1 << 10)));

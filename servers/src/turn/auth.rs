@@ -95,7 +95,11 @@ fn base64(bytes: &[u8]) -> String {
         for digit in 0..4 {
             let index = (bits >> (18 - 6 * digit)) & 63;
             let filler = digit > chunk.len() as u32;
-            out.push(if filler { '=' } else { ALPHABET[index as usize] as char });
+            out.push(if filler {
+                '='
+            } else {
+                ALPHABET[index as usize] as char
+            });
         }
     }
     out
@@ -252,7 +256,9 @@ mod tests {
 
     #[test]
     fn base64_agrees_with_the_vectors_of_rfc_4648() {
-        let vectors = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        let vectors = [
+            "", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy",
+        ];
         for (len, expected) in vectors.into_iter().enumerate() {
             assert_eq!(base64(&b"foobar"[..len]), expected);
         }
@@ -260,9 +266,20 @@ mod tests {
 
     #[test]
     fn only_names_of_the_agreed_form_have_an_expiry() {
-        assert_eq!(expiry("1700000000:a:b"), Some(Duration::from_secs(1_700_000_000)));
+        assert_eq!(
+            expiry("1700000000:a:b"),
+            Some(Duration::from_secs(1_700_000_000))
+        );
         let long = format!("1:{}", "x".repeat(USERNAME_LEN_MAX));
-        for bad in ["", ":a", "+1:a", "1e3:a", "99999999999999999999999:a", "name", &long] {
+        for bad in [
+            "",
+            ":a",
+            "+1:a",
+            "1e3:a",
+            "99999999999999999999999:a",
+            "name",
+            &long,
+        ] {
             assert_eq!(expiry(bad), None, "{bad}");
         }
     }

@@ -40,8 +40,8 @@ use auth::Authenticator;
 pub use auth::{
     Credentials, NONCE_LIFETIME, SECRET_LEN_MAX, SharedSecret, SharedSecretError, USERNAME_LEN_MAX,
 };
-use frame::{CHANNEL_HEADER_LEN, Frame};
 pub use frame::FRAME_LEN_MAX;
+use frame::{CHANNEL_HEADER_LEN, Frame};
 pub use reply::{HEADROOM, TAILROOM};
 
 /// How long a TCP client may stay without an allocation: enough for a slow handshake and
@@ -506,7 +506,10 @@ impl TurnMachine {
         buf: &'a mut [u8],
         len: usize,
     ) -> Option<Forward<'a>> {
-        assert!(buf.len() >= HEADROOM + len + TAILROOM, "no room for a header");
+        assert!(
+            buf.len() >= HEADROOM + len + TAILROOM,
+            "no room for a header"
+        );
         let now = now.mono;
         let allocation = self
             .allocations
@@ -612,7 +615,12 @@ impl TurnMachine {
         })
     }
 
-    fn channel_peer(&self, now: Instant, client: ClientId, number: u16) -> Option<(u16, SocketAddr)> {
+    fn channel_peer(
+        &self,
+        now: Instant,
+        client: ClientId,
+        number: u16,
+    ) -> Option<(u16, SocketAddr)> {
         let port = *self.ports.get(&client)?;
         let allocation = self.allocations.get(&port)?;
         let peer = allocation.peer_of(now, number)?;

@@ -51,7 +51,11 @@ impl Asked {
     pub(super) fn challenge(&self, code: u16, realm: &str, nonce: &str) -> Vec<u8> {
         let realm = Realm::new(realm).expect("the length was checked with the configuration");
         let nonce = Nonce::new(nonce).expect("our nonces are short");
-        self.build(MessageClass::Error, None, &[&error_code(code), &realm, &nonce])
+        self.build(
+            MessageClass::Error,
+            None,
+            &[&error_code(code), &realm, &nonce],
+        )
     }
 
     /// The error response for attributes that must be understood and are not.
@@ -62,7 +66,11 @@ impl Asked {
     ) -> Vec<u8> {
         let named = &unknown[..unknown.len().min(UNKNOWN_ATTRIBUTES_MAX)];
         let code = error_code(ErrorCode::UNKNOWN_ATTRIBUTE);
-        self.build(MessageClass::Error, key, &[&code, &UnknownAttributes::new(named)])
+        self.build(
+            MessageClass::Error,
+            key,
+            &[&code, &UnknownAttributes::new(named)],
+        )
     }
 
     fn build(
@@ -136,7 +144,9 @@ pub(super) fn data_indication(
         IpAddr::V4(ip) => (1, ip.octets().to_vec()),
         IpAddr::V6(ip) => (2, ip.octets().to_vec()),
     };
-    ip.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    ip.iter_mut()
+        .zip(mask)
+        .for_each(|(byte, mask)| *byte ^= mask);
     let port = peer.port() ^ u16::from_be_bytes([mask[0], mask[1]]);
 
     let start = HEADROOM - (MessageHeader::LENGTH + 4 + 4 + ip.len() + 4);
@@ -185,6 +195,9 @@ mod tests {
         let mut buf = vec![0xff; HEADROOM + 5 + TAILROOM];
         assert_eq!(channel_data(&mut buf, 5, 0x4001, false).len(), 9);
         let padded = channel_data(&mut buf, 5, 0x4001, true);
-        assert_eq!(padded, [0x40, 1, 0, 5, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+        assert_eq!(
+            padded,
+            [0x40, 1, 0, 5, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]
+        );
     }
 }

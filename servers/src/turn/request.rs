@@ -113,7 +113,11 @@ impl TurnMachine {
     ) {
         let (counter, code, reason) = match denial {
             Denial::Missing => (&mut self.counters.challenges, ErrorCode::UNAUTHORIZED, None),
-            Denial::StaleNonce => (&mut self.counters.nonces_stale, ErrorCode::STALE_NONCE, None),
+            Denial::StaleNonce => (
+                &mut self.counters.nonces_stale,
+                ErrorCode::STALE_NONCE,
+                None,
+            ),
             Denial::Incomplete => (&mut self.counters.malformed, ErrorCode::BAD_REQUEST, None),
             Denial::Wrong => (
                 &mut self.counters.credentials_wrong,
@@ -237,7 +241,9 @@ impl TurnMachine {
         if self.allocations.len() >= limits.allocations_max {
             return Err(ErrorCode::INSUFFICIENT_CAPACITY);
         }
-        let port = self.free_port(even).ok_or(ErrorCode::INSUFFICIENT_CAPACITY)?;
+        let port = self
+            .free_port(even)
+            .ok_or(ErrorCode::INSUFFICIENT_CAPACITY)?;
         self.sources.entry(source).or_default().allocations += 1;
         let allocation = Allocation::new(
             request.client,
@@ -257,8 +263,7 @@ impl TurnMachine {
     /// Whether the attributes of an Allocate request can be granted; gives whether the port
     /// must be even.
     fn check_allocate(&self, msg: &Message<'_>) -> Result<bool, Refused> {
-        let transport =
-            Request::get::<RequestedTransport>(msg)?.ok_or(ErrorCode::BAD_REQUEST)?;
+        let transport = Request::get::<RequestedTransport>(msg)?.ok_or(ErrorCode::BAD_REQUEST)?;
         if transport.protocol() != RequestedTransport::UDP {
             return Err(ErrorCode::UNSUPPORTED_TRANSPORT_PROTOCOL);
         }
@@ -286,10 +291,14 @@ impl TurnMachine {
     /// A port that no allocation has, drawn at random so that strangers cannot guess it
     /// (RFC 8656 section 7.2).
     fn free_port(&mut self, even: bool) -> Option<u16> {
-        let (first, last) = (*self.config.relay_ports.start(), *self.config.relay_ports.end());
+        let (first, last) = (
+            *self.config.relay_ports.start(),
+            *self.config.relay_ports.end(),
+        );
         let count = u64::from(last - first) + 1;
         let offset = self.entropy.below(count) as u16;
-        let rotated = (first.saturating_add(offset)..=last).chain(first..first.saturating_add(offset));
+        let rotated =
+            (first.saturating_add(offset)..=last).chain(first..first.saturating_add(offset));
         rotated
             .filter(|port| !even || port.is_multiple_of(2))
             .find(|port| !self.allocations.contains_key(port))
@@ -301,7 +310,13 @@ impl TurnMachine {
             // Its client has left in the meantime.
             return self.outputs.push_back(Output::CloseRelay { port });
         };
-        let Stage::Opening { key, lifetime, fingerprint, .. } = &allocation.stage else {
+        let Stage::Opening {
+            key,
+            lifetime,
+            fingerprint,
+            ..
+        } = &allocation.stage
+        else {
             return;
         };
         let (transaction, lifetime) = (allocation.transaction, *lifetime);
@@ -344,7 +359,14 @@ impl TurnMachine {
             return;
         }
         let allocation = self.allocations.get_mut(&port).expect("just looked at");
-        let Stage::Opening { key, even, tries, fingerprint, .. } = &mut allocation.stage else {
+        let Stage::Opening {
+            key,
+            even,
+            tries,
+            fingerprint,
+            ..
+        } = &mut allocation.stage
+        else {
             return;
         };
         *tries -= 1;
@@ -356,7 +378,11 @@ impl TurnMachine {
         };
         let refusal = asked.error(Some(key), ErrorCode::INSUFFICIENT_CAPACITY);
         let client = allocation.client;
-        let next = if exhausted { None } else { self.free_port(even) };
+        let next = if exhausted {
+            None
+        } else {
+            self.free_port(even)
+        };
         let Some(next) = next else {
             self.counters.limit_refusals += 1;
             self.release(now, port, "no relay port could be opened");
@@ -434,9 +460,11 @@ impl TurnMachine {
         }
         let permissions_max = self.config.limits.permissions_max;
         let allocation = self.allocations.get_mut(&port);
-        allocation
-            .ok_or(ErrorCode::ALLOCATION_MISMATCH)?
-            .permit(now.mono, &peers, permissions_max)?;
+        allocation.ok_or(ErrorCode::ALLOCATION_MISMATCH)?.permit(
+            now.mono,
+            &peers,
+            permissions_max,
+        )?;
         Ok(request.asked.success(Some(&request.user.key), &[]))
     }
 
@@ -503,12 +531,12 @@ impl TurnMachine {
         // An attribute starts with its type and its length, of two bytes each.
         let range = offset + 4..offset + 4 + len;
         let port = self.ports.get(&client).copied();
-        let permitted = port.and_then(|port| self.allocations.get(&port)).filter(|a| {
-            a.is_live(now.mono) && a.permits(now.mono, peer.ip())
-        });
-        let Some(port) = port.filter(|_| {
-            permitted.is_some() && peer.port() != 0 && len <= PAYLOAD_LEN_MAX
-        }) else {
+        let permitted = port
+            .and_then(|port| self.allocations.get(&port))
+            .filter(|a| a.is_live(now.mono) && a.permits(now.mono, peer.ip()));
+        let Some(port) =
+            port.filter(|_| permitted.is_some() && peer.port() != 0 && len <= PAYLOAD_LEN_MAX)
+        else {
             self.counters.strangers += 1;
             return None;
         };

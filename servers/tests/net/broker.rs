@@ -91,7 +91,9 @@ impl Client {
     async fn counter(&mut self, name: &str) -> u64 {
         let (_, body) = self.get("/metrics").await;
         let text = String::from_utf8(body.to_vec()).unwrap();
-        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
         line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
     }
 
@@ -119,7 +121,15 @@ fn envelope(sequence: u64) -> Vec<u8> {
     let incarnation = Incarnation([7; 16]);
     let unix = Duration::from_secs(1_700_000_000);
     let content = b"hello";
-    seal(&alice(), bob().public(), incarnation, sequence, unix, content, &mut entropy)
+    seal(
+        &alice(),
+        bob().public(),
+        incarnation,
+        sequence,
+        unix,
+        content,
+        &mut entropy,
+    )
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -134,7 +144,9 @@ fn a_waiting_poll_is_answered_as_soon_as_an_envelope_is_posted() {
         let owner = bob();
         let polling = reader.poll(&owner, "wait=25");
         let posting = async {
-            writer.await_counter("holdfast_broker_polls_waiting", 1).await;
+            writer
+                .await_counter("holdfast_broker_polls_waiting", 1)
+                .await;
             assert_eq!(writer.post(envelope(1)).await, StatusCode::NO_CONTENT);
         };
         let (answer, ()) = tokio::join!(polling, posting);
@@ -164,7 +176,10 @@ fn what_is_no_envelope_is_refused_with_the_status_that_says_why() {
     run(async {
         let broker = Broker::start(1, BrokerLimits::default()).await;
         let mut client = broker.client();
-        assert_eq!(client.post(b"nonsense".to_vec()).await, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            client.post(b"nonsense".to_vec()).await,
+            StatusCode::BAD_REQUEST
+        );
         let mut forged = envelope(1);
         *forged.last_mut().unwrap() ^= 1;
         assert_eq!(client.post(forged).await, StatusCode::BAD_REQUEST);
@@ -172,7 +187,10 @@ fn what_is_no_envelope_is_refused_with_the_status_that_says_why() {
         assert_eq!(client.post(large).await, StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(client.get("/v1/signal/zz").await.0, StatusCode::BAD_REQUEST);
         assert_eq!(client.get("/nowhere").await.0, StatusCode::NOT_FOUND);
-        assert_eq!(client.get("/v1/signal").await.0, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(
+            client.get("/v1/signal").await.0,
+            StatusCode::METHOD_NOT_ALLOWED
+        );
         let post = client.ask(Method::POST, "/metrics", Vec::new()).await;
         assert_eq!(post.0, StatusCode::METHOD_NOT_ALLOWED);
     });
@@ -205,9 +223,13 @@ fn a_poll_whose_client_goes_away_is_forgotten() {
             bob().public()
         );
         leaver.write_all(request.as_bytes()).await.unwrap();
-        watcher.await_counter("holdfast_broker_polls_waiting", 1).await;
+        watcher
+            .await_counter("holdfast_broker_polls_waiting", 1)
+            .await;
         drop(leaver);
-        watcher.await_counter("holdfast_broker_polls_waiting", 0).await;
+        watcher
+            .await_counter("holdfast_broker_polls_waiting", 0)
+            .await;
     });
 }
 
@@ -243,7 +265,10 @@ fn one_address_cannot_take_all_connections() {
         assert!(matches!(closed, Ok(0) | Err(_)));
         let elsewhere = "127.0.0.2".parse().unwrap();
         let mut other = RealNet.connect(Some(elsewhere), broker.addr).await.unwrap();
-        other.write_all(b"GET /healthz HTTP/1.1\r\nhost: b\r\n\r\n").await.unwrap();
+        other
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: b\r\n\r\n")
+            .await
+            .unwrap();
         let mut status = [0; 12];
         other.read_exact(&mut status).await.unwrap();
         assert_eq!(&status, b"HTTP/1.1 200");

@@ -43,7 +43,11 @@ async fn start(tcp: bool) -> Server {
     let server = TurnServer::bind(options, RealNet, RealClock, RealSpawn, seed)
         .await
         .unwrap();
-    let addr = if tcp { server.tcp_addr() } else { server.udp_addr() };
+    let addr = if tcp {
+        server.tcp_addr()
+    } else {
+        server.udp_addr()
+    };
     let monitor = server.monitor();
     let (stop, stopping) = Stop::new();
     let task = RealSpawn.spawn("server under test", server.run(stopping));
@@ -74,11 +78,17 @@ struct Client<C> {
 fn config() -> TurnConfig {
     let expires = RealClock.now().unix + Duration::from_secs(60);
     let credentials = secret().credentials("a", expires);
-    TurnConfig::new(TurnCredentials::new(&credentials.username, &credentials.password))
+    TurnConfig::new(TurnCredentials::new(
+        &credentials.username,
+        &credentials.password,
+    ))
 }
 
 async fn udp_client(server: SocketAddr) -> Client<TurnClientUdp> {
-    let socket = RealNet.bind_datagram("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let socket = RealNet
+        .bind_datagram("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
     let local = socket.local_addr().unwrap();
     let turn = TurnClientUdp::allocate(local, server, config());
     Client::new(turn, Socket::Udp(socket), server)
@@ -179,16 +189,25 @@ impl<C: TurnClientApi> Client<C> {
 
 /// Allocate, bind a channel to a peer on loopback and send payloads there and back.
 async fn echoes<C: TurnClientApi>(server: Server, mut client: Client<C>) {
-    let peer = RealNet.bind_datagram("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let peer = RealNet
+        .bind_datagram("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
     let peer_addr = peer.local_addr().unwrap();
     client.until(|client| client.relayed.is_some()).await;
     let now = client.now();
-    client.turn.create_permission(TransportType::Udp, peer_addr.ip(), now).unwrap();
+    client
+        .turn
+        .create_permission(TransportType::Udp, peer_addr.ip(), now)
+        .unwrap();
     client.until(|client| client.permission).await;
     for channel in [false, true] {
         if channel {
             let now = client.now();
-            client.turn.bind_channel(TransportType::Udp, peer_addr, now).unwrap();
+            client
+                .turn
+                .bind_channel(TransportType::Udp, peer_addr, now)
+                .unwrap();
             client.until(|client| client.channel).await;
         }
         for len in [4, 1200, 60_000] {
@@ -217,7 +236,9 @@ fn a_udp_client_reaches_a_peer_and_hears_from_it() {
     block_on(async {
         let server = start(false).await;
         let client = udp_client(server.addr).await;
-        timeout(&RealClock, PATIENCE, echoes(server, client)).await.unwrap();
+        timeout(&RealClock, PATIENCE, echoes(server, client))
+            .await
+            .unwrap();
     })
     .unwrap();
 }
@@ -227,7 +248,9 @@ fn a_tcp_client_reaches_a_peer_and_hears_from_it() {
     block_on(async {
         let server = start(true).await;
         let client = tcp_client(server.addr).await;
-        timeout(&RealClock, PATIENCE, echoes(server, client)).await.unwrap();
+        timeout(&RealClock, PATIENCE, echoes(server, client))
+            .await
+            .unwrap();
     })
     .unwrap();
 }
@@ -256,7 +279,9 @@ fn a_tcp_connection_that_speaks_something_else_is_closed() {
         let server = start(true).await;
         let mut stream = RealNet.connect(None, server.addr).await.unwrap();
         stream.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
-        let closed = timeout(&RealClock, PATIENCE, stream.read(&mut [0])).await.unwrap();
+        let closed = timeout(&RealClock, PATIENCE, stream.read(&mut [0]))
+            .await
+            .unwrap();
         assert!(matches!(closed, Ok(0) | Err(_)));
         assert_eq!(server.monitor.counters().malformed, 1);
     })

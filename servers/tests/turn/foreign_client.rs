@@ -30,9 +30,17 @@ struct Foreign<C> {
 impl<C: TurnClientApi> Foreign<C> {
     fn new(client: C, world: &mut World) -> Foreign<C> {
         if client.transport() == TransportType::Tcp {
-            world.input(Input::TcpConnected { client: STREAM, from: addr(CLIENT) });
+            world.input(Input::TcpConnected {
+                client: STREAM,
+                from: addr(CLIENT),
+            });
         }
-        Foreign { client, received: Vec::new(), events: Vec::new(), allocated: None }
+        Foreign {
+            client,
+            received: Vec::new(),
+            events: Vec::new(),
+            allocated: None,
+        }
     }
 
     fn now(world: &World) -> Instant {
@@ -43,7 +51,10 @@ impl<C: TurnClientApi> Foreign<C> {
     fn out(&self, world: &mut World, data: Vec<u8>) {
         match self.client.transport() {
             TransportType::Udp => world.datagram(addr(CLIENT), data),
-            TransportType::Tcp => world.input(Input::TcpBytes { client: STREAM, data }),
+            TransportType::Tcp => world.input(Input::TcpBytes {
+                client: STREAM,
+                data,
+            }),
         }
     }
 
@@ -107,7 +118,10 @@ impl<C: TurnClientApi> Foreign<C> {
 }
 
 fn config_of(credentials: &Credentials) -> TurnConfig {
-    TurnConfig::new(TurnCredentials::new(&credentials.username, &credentials.password))
+    TurnConfig::new(TurnCredentials::new(
+        &credentials.username,
+        &credentials.password,
+    ))
 }
 
 fn udp(world: &mut World, credentials: &Credentials) -> Foreign<TurnClientUdp> {
@@ -125,13 +139,26 @@ fn relays_both_ways<C: TurnClientApi>(world: &mut World, mut client: Foreign<C>)
     client.settle(world);
     let relayed = client.allocated.expect("allocated");
     let now = Foreign::<C>::now(world);
-    client.client.create_permission(TransportType::Udp, addr(PEER).ip(), now).unwrap();
+    client
+        .client
+        .create_permission(TransportType::Udp, addr(PEER).ip(), now)
+        .unwrap();
     client.settle(world);
     echo(world, &mut client, relayed, b"by indication...");
     let now = Foreign::<C>::now(world);
-    client.client.bind_channel(TransportType::Udp, addr(PEER), now).unwrap();
+    client
+        .client
+        .bind_channel(TransportType::Udp, addr(PEER), now)
+        .unwrap();
     client.settle(world);
-    assert!(client.events.iter().any(|e| e.starts_with("ChannelCreated")), "{:?}", client.events);
+    assert!(
+        client
+            .events
+            .iter()
+            .any(|e| e.starts_with("ChannelCreated")),
+        "{:?}",
+        client.events
+    );
     echo(world, &mut client, relayed, b"by channel..");
     // The client refreshes everything by itself for as long as it is polled.
     for _ in 0..100 {
@@ -154,7 +181,11 @@ fn echo<C: TurnClientApi>(
     client.send(world, payload);
     let (port, to, data) = world.to_peers.pop().expect("relayed to the peer");
     assert_eq!((port, to, &data[..]), (relayed.port(), addr(PEER), payload));
-    world.input(Input::PeerDatagram { port, from: to, data });
+    world.input(Input::PeerDatagram {
+        port,
+        from: to,
+        data,
+    });
     client.settle(world);
     assert_eq!(client.received.pop().as_deref(), Some(payload));
 }

@@ -35,14 +35,24 @@ fn valid_messages(world: &mut World) -> Vec<Vec<u8>> {
 fn feed(world: &mut World, data: &[u8], cut: usize) {
     world.datagram(addr(CLIENT), data.to_vec());
     let client = TcpId(1);
-    world.input(Input::TcpConnected { client, from: addr(CLIENT) });
+    world.input(Input::TcpConnected {
+        client,
+        from: addr(CLIENT),
+    });
     let (head, tail) = data.split_at(cut.min(data.len()));
     for part in [head, tail] {
-        world.input(Input::TcpBytes { client, data: part.to_vec() });
+        world.input(Input::TcpBytes {
+            client,
+            data: part.to_vec(),
+        });
     }
     world.input(Input::TcpClosed { client });
     for port in [50_000, 50_050, *world.relays.first().unwrap_or(&1)] {
-        world.input(Input::PeerDatagram { port, from: addr(PEER), data: data.to_vec() });
+        world.input(Input::PeerDatagram {
+            port,
+            from: addr(PEER),
+            data: data.to_vec(),
+        });
     }
 }
 

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
+use holdfast_core::entropy::Seed;
 use holdfast_servers::turn::{
     ConfigError, Event, Input, Limits, NONCE_LIFETIME, SharedSecret, TCP_IDLE_MAX, TcpId,
     TurnMachine,
 };
-use holdfast_core::entropy::Seed;
 use stun_types::AddressFamily;
 use stun_types::message::{BINDING, Message, MessageWriteVec};
 use stun_types::prelude::{MessageWrite, MessageWriteExt};
@@ -31,10 +31,16 @@ fn a_binding_request_is_answered_without_credentials_over_udp_and_tcp() {
     let mut world = World::new();
     let binding = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
     world.datagram(addr(CLIENT), binding.clone());
-    assert_eq!(world.answer(addr(CLIENT)).unwrap().mapped, Some(addr(CLIENT)));
+    assert_eq!(
+        world.answer(addr(CLIENT)).unwrap().mapped,
+        Some(addr(CLIENT))
+    );
     let (client, from) = (TcpId(1), addr("198.51.100.8:55"));
     world.input(Input::TcpConnected { client, from });
-    world.input(Input::TcpBytes { client, data: binding });
+    world.input(Input::TcpBytes {
+        client,
+        data: binding,
+    });
     let (to, data) = world.to_streams.pop().unwrap();
     assert_eq!((to, Answer::read(&data).mapped), (client, Some(from)));
 }
@@ -62,7 +68,9 @@ fn an_allocation_tells_the_advertised_address_and_the_clients_own() {
     assert!(world.relays.contains(&relayed.port()));
     assert_eq!(answer.mapped, Some(client.from));
     assert_eq!(answer.lifetime, Some(600));
-    assert!(matches!(&world.events[0], Event::Allocated { user, .. } if *user == credentials.username));
+    assert!(
+        matches!(&world.events[0], Event::Allocated { user, .. } if *user == credentials.username)
+    );
 }
 
 #[test]
@@ -149,9 +157,15 @@ fn what_is_not_offered_is_refused_with_the_code_that_says_so() {
     let v6 = RequestedAddressFamily::new(AddressFamily::IPV6);
     assert_eq!(client.allocate_with(&mut world, &[]).code, Some(400));
     assert_eq!(client.allocate_with(&mut world, &[&tcp]).code, Some(442));
-    assert_eq!(client.allocate_with(&mut world, &[&udp, &v6]).code, Some(440));
+    assert_eq!(
+        client.allocate_with(&mut world, &[&udp, &v6]).code,
+        Some(440)
+    );
     let reserve = EvenPort::new(true);
-    assert_eq!(client.allocate_with(&mut world, &[&udp, &reserve]).code, Some(508));
+    assert_eq!(
+        client.allocate_with(&mut world, &[&udp, &reserve]).code,
+        Some(508)
+    );
     assert_eq!(client.refresh(&mut world, 600).code, Some(437));
     let even = client.allocate_with(&mut world, &[&udp, &EvenPort::new(false)]);
     assert_eq!(even.relayed.unwrap().port() % 2, 0);
@@ -162,7 +176,11 @@ fn nothing_passes_without_a_permission_in_either_direction() {
     let mut world = World::new();
     let mut client = allocated(&mut world);
     let port = *world.relays.first().unwrap();
-    let from_peer = Input::PeerDatagram { port, from: addr(PEER), data: b"in".to_vec() };
+    let from_peer = Input::PeerDatagram {
+        port,
+        from: addr(PEER),
+        data: b"in".to_vec(),
+    };
     client.send(&mut world, addr(PEER), b"out");
     world.input(from_peer.clone());
     assert!(world.to_peers.is_empty() && world.to_clients.is_empty());
@@ -197,8 +215,15 @@ fn a_channel_carries_data_both_ways_and_belongs_to_one_peer() {
     assert!(client.bind(&mut world, 0x4000, addr(PEER)).ok());
     client.channel_data(&mut world, 0x4000, b"ping");
     assert_eq!(world.to_peers, [(port, addr(PEER), b"ping".to_vec())]);
-    world.input(Input::PeerDatagram { port, from: addr(PEER), data: b"pong!".to_vec() });
-    assert_eq!(world.to_clients.pop().unwrap().1, channel_data(0x4000, b"pong!"));
+    world.input(Input::PeerDatagram {
+        port,
+        from: addr(PEER),
+        data: b"pong!".to_vec(),
+    });
+    assert_eq!(
+        world.to_clients.pop().unwrap().1,
+        channel_data(0x4000, b"pong!")
+    );
     let other = addr("203.0.113.10:9000");
     assert_eq!(client.bind(&mut world, 0x4000, other).code, Some(400));
     assert_eq!(client.bind(&mut world, 0x4001, addr(PEER)).code, Some(400));
@@ -219,19 +244,42 @@ fn a_channel_lapses_after_ten_minutes_and_its_number_is_free_again() {
     assert!(client.permit(&mut world, addr(PEER)).ok());
     client.channel_data(&mut world, 0x4000, b"late");
     assert!(world.to_peers.is_empty());
-    assert!(client.bind(&mut world, 0x4000, addr("203.0.113.10:9000")).ok());
+    assert!(
+        client
+            .bind(&mut world, 0x4000, addr("203.0.113.10:9000"))
+            .ok()
+    );
 }
 
 #[test]
 fn peers_that_would_turn_the_server_against_its_host_are_forbidden() {
     let mut world = World::new();
     let mut client = allocated(&mut world);
-    for peer in ["127.0.0.1:80", "0.0.0.0:80", "224.0.0.1:80", "255.255.255.255:80"] {
-        assert_eq!(client.permit(&mut world, addr(peer)).code, Some(403), "{peer}");
-        assert_eq!(client.bind(&mut world, 0x4000, addr(peer)).code, Some(403), "{peer}");
+    for peer in [
+        "127.0.0.1:80",
+        "0.0.0.0:80",
+        "224.0.0.1:80",
+        "255.255.255.255:80",
+    ] {
+        assert_eq!(
+            client.permit(&mut world, addr(peer)).code,
+            Some(403),
+            "{peer}"
+        );
+        assert_eq!(
+            client.bind(&mut world, 0x4000, addr(peer)).code,
+            Some(403),
+            "{peer}"
+        );
     }
-    assert_eq!(client.permit(&mut world, addr("[2001:db8::1]:80")).code, Some(443));
-    let mut world = World::with(holdfast_servers::turn::Config { loopback_peers: true, ..config() });
+    assert_eq!(
+        client.permit(&mut world, addr("[2001:db8::1]:80")).code,
+        Some(443)
+    );
+    let mut world = World::with(holdfast_servers::turn::Config {
+        loopback_peers: true,
+        ..config()
+    });
     let mut client = allocated(&mut world);
     assert!(client.permit(&mut world, addr("127.0.0.1:80")).ok());
 }
@@ -278,17 +326,32 @@ fn each_limit_refuses_what_exceeds_it_and_frees_what_is_given_back() {
     assert!(clients[0].refresh(&mut world, 0).ok());
     assert!(too_many.allocate(&mut world).ok());
 
-    assert!(elsewhere.bind(&mut world, 0x4000, addr("203.0.113.1:1")).ok());
-    assert_eq!(elsewhere.bind(&mut world, 0x4001, addr("203.0.113.1:2")).code, Some(508));
+    assert!(
+        elsewhere
+            .bind(&mut world, 0x4000, addr("203.0.113.1:1"))
+            .ok()
+    );
+    assert_eq!(
+        elsewhere
+            .bind(&mut world, 0x4001, addr("203.0.113.1:2"))
+            .code,
+        Some(508)
+    );
     assert!(elsewhere.permit(&mut world, addr("203.0.113.2:1")).ok());
-    assert_eq!(elsewhere.permit(&mut world, addr("203.0.113.3:1")).code, Some(508));
+    assert_eq!(
+        elsewhere.permit(&mut world, addr("203.0.113.3:1")).code,
+        Some(508)
+    );
     assert!(elsewhere.permit(&mut world, addr("203.0.113.1:1")).ok());
     assert_eq!(world.server.counters().limit_refusals, 4);
 }
 
 #[test]
 fn a_port_that_another_program_has_is_passed_over() {
-    let mut world = World::with(holdfast_servers::turn::Config { relay_ports: 50_000..=50_001, ..config() });
+    let mut world = World::with(holdfast_servers::turn::Config {
+        relay_ports: 50_000..=50_001,
+        ..config()
+    });
     world.occupied.insert(50_000);
     let credentials = world.credentials("a");
     let mut client = world.client(CLIENT, &credentials);
@@ -317,14 +380,31 @@ fn a_stream_may_be_cut_at_any_byte() {
     }
     stream.extend(send_indication(addr(PEER), b"indicated"));
     for byte in stream {
-        world.input(Input::TcpBytes { client, data: vec![byte] });
+        world.input(Input::TcpBytes {
+            client,
+            data: vec![byte],
+        });
     }
-    let payloads: Vec<&[u8]> = world.to_peers.iter().map(|(_, _, data)| &data[..]).collect();
-    assert_eq!(payloads, [&b"odd"[..], b"", b"even", b"12345", b"indicated"]);
+    let payloads: Vec<&[u8]> = world
+        .to_peers
+        .iter()
+        .map(|(_, _, data)| &data[..])
+        .collect();
+    assert_eq!(
+        payloads,
+        [&b"odd"[..], b"", b"even", b"12345", b"indicated"]
+    );
     let port = *world.relays.first().unwrap();
     world.to_streams.clear();
-    world.input(Input::PeerDatagram { port, from: addr(PEER), data: b"12345".to_vec() });
-    assert_eq!(world.to_streams[0].1, [&channel_data(0x4000, b"12345")[..], &[0; 3]].concat());
+    world.input(Input::PeerDatagram {
+        port,
+        from: addr(PEER),
+        data: b"12345".to_vec(),
+    });
+    assert_eq!(
+        world.to_streams[0].1,
+        [&channel_data(0x4000, b"12345")[..], &[0; 3]].concat()
+    );
 }
 
 #[test]
@@ -334,25 +414,43 @@ fn an_allocation_ends_with_its_tcp_connection() {
     world.input(Input::TcpConnected { client, from });
     let credentials = world.credentials("a");
     let mut maker = world.client(CLIENT, &credentials);
-    world.input(Input::TcpBytes { client, data: maker.allocate_request() });
+    world.input(Input::TcpBytes {
+        client,
+        data: maker.allocate_request(),
+    });
     assert_eq!(world.relays.len(), 1);
     world.advance(TCP_IDLE_MAX * 2);
-    assert!(world.closed.is_empty(), "a client with an allocation is not idle");
+    assert!(
+        world.closed.is_empty(),
+        "a client with an allocation is not idle"
+    );
     world.input(Input::TcpClosed { client });
     assert!(world.relays.is_empty());
-    assert_eq!((world.server.allocations(), world.server.tcp_clients()), (0, 0));
+    assert_eq!(
+        (world.server.allocations(), world.server.tcp_clients()),
+        (0, 0)
+    );
     assert_eq!(world.server.deadline(), None);
 }
 
 #[test]
 fn a_tcp_client_that_wants_nothing_or_speaks_something_else_is_closed() {
-    let limits = Limits { tcp_clients_per_source_max: 2, ..Limits::default() };
+    let limits = Limits {
+        tcp_clients_per_source_max: 2,
+        ..Limits::default()
+    };
     let mut world = World::with(holdfast_servers::turn::Config { limits, ..config() });
     for id in 1..=3 {
-        world.input(Input::TcpConnected { client: TcpId(id), from: addr(CLIENT) });
+        world.input(Input::TcpConnected {
+            client: TcpId(id),
+            from: addr(CLIENT),
+        });
     }
     assert_eq!(world.closed, [TcpId(3)]);
-    world.input(Input::TcpBytes { client: TcpId(1), data: vec![0x16, 3, 1, 2] });
+    world.input(Input::TcpBytes {
+        client: TcpId(1),
+        data: vec![0x16, 3, 1, 2],
+    });
     assert_eq!(world.closed, [TcpId(3), TcpId(1)]);
     world.advance(TCP_IDLE_MAX);
     assert_eq!(world.closed, [TcpId(3), TcpId(1), TcpId(2)]);
@@ -376,10 +474,25 @@ fn a_configuration_that_cannot_work_is_refused() {
     let make = |config| TurnMachine::new(config, Seed::new([1; 32]), world.now).err();
     let unspecified = "0.0.0.0".parse().unwrap();
     type Config = holdfast_servers::turn::Config;
-    assert_eq!(make(Config { realm: String::new(), ..config() }), Some(ConfigError::Realm(0)));
-    assert_eq!(make(Config { relay_ports: 0..=9, ..config() }), Some(ConfigError::Ports));
     assert_eq!(
-        make(Config { relay_ip: unspecified, ..config() }),
+        make(Config {
+            realm: String::new(),
+            ..config()
+        }),
+        Some(ConfigError::Realm(0))
+    );
+    assert_eq!(
+        make(Config {
+            relay_ports: 0..=9,
+            ..config()
+        }),
+        Some(ConfigError::Ports)
+    );
+    assert_eq!(
+        make(Config {
+            relay_ip: unspecified,
+            ..config()
+        }),
         Some(ConfigError::RelayIp(unspecified))
     );
 }

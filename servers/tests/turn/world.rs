@@ -178,7 +178,10 @@ impl Answer {
         Answer {
             code,
             nonce: msg.attribute::<Nonce>().ok().map(|n| n.nonce().to_owned()),
-            relayed: msg.attribute::<XorRelayedAddress>().ok().map(|a| a.addr(id)),
+            relayed: msg
+                .attribute::<XorRelayedAddress>()
+                .ok()
+                .map(|a| a.addr(id)),
             mapped: msg.attribute::<XorMappedAddress>().ok().map(|a| a.addr(id)),
             lifetime: msg.attribute::<Lifetime>().ok().map(|l| l.seconds()),
         }
@@ -216,9 +219,11 @@ impl Client {
         for attribute in attributes {
             msg.add_attribute(*attribute).unwrap();
         }
-        msg.add_attribute(&Username::new(&self.username).unwrap()).unwrap();
+        msg.add_attribute(&Username::new(&self.username).unwrap())
+            .unwrap();
         msg.add_attribute(&Realm::new(REALM).unwrap()).unwrap();
-        msg.add_attribute(&Nonce::new(&self.nonce).unwrap()).unwrap();
+        msg.add_attribute(&Nonce::new(&self.nonce).unwrap())
+            .unwrap();
         msg.add_message_integrity_with_key(&self.key, IntegrityAlgorithm::Sha1)
             .unwrap();
         msg.add_fingerprint().unwrap();
@@ -231,7 +236,10 @@ impl Client {
     }
 
     pub fn allocate_request(&mut self) -> Vec<u8> {
-        self.request(ALLOCATE, &[&RequestedTransport::new(RequestedTransport::UDP)])
+        self.request(
+            ALLOCATE,
+            &[&RequestedTransport::new(RequestedTransport::UDP)],
+        )
     }
 
     pub fn allocate(&mut self, world: &mut World) -> Answer {
@@ -275,7 +283,8 @@ impl Client {
 pub fn send_indication(peer: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let kind = MessageType::from_class_method(MessageClass::Indication, SEND);
     let mut msg = Message::builder(kind, 7.into(), MessageWriteVec::new());
-    msg.add_attribute(&XorPeerAddress::new(peer, 7.into())).unwrap();
+    msg.add_attribute(&XorPeerAddress::new(peer, 7.into()))
+        .unwrap();
     msg.add_attribute(&Data::new(payload)).unwrap();
     msg.finish()
 }
