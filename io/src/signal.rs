@@ -188,13 +188,15 @@ impl Signaling {
         }
     }
 
-    /// Whether every envelope has been taken by a broker, or at least by all that answer.
+    /// Whether no envelope waits any more for a broker that may take it: one whose latest
+    /// request failed is not waited for.
     pub fn is_flushed(&self) -> bool {
-        let waits = |broker: &&Rc<Broker>| {
-            broker.state.borrow().reachable
-                && (broker.in_flight.get() || !broker.outbox.borrow().order.is_empty())
-        };
-        self.brokers.iter().find(waits).is_none()
+        !self.brokers.iter().any(|broker| {
+            let state = broker.state.borrow();
+            let failing = !state.reachable && state.failures > 0;
+            let waits = broker.in_flight.get() || !broker.outbox.borrow().order.is_empty();
+            waits && !failing
+        })
     }
 
     /// Whether any broker has ever answered.

@@ -1,6 +1,6 @@
 //! Tasks, time and entropy of the operating system.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -101,17 +101,17 @@ pub struct RealSpawn;
 
 impl Spawn for RealSpawn {
     fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + 'static) -> Task {
-        let reporter = PanicReporter { name };
-        let task = tokio::task::spawn_local(async move {
-            let _reporter = reporter;
-            future.await;
-        });
+        let mut future = Box::pin(future);
+        let task = tokio::task::spawn_local(poll_fn(move |cx| {
+            let _reporter = PanicReporter { name };
+            future.as_mut().poll(cx)
+        }));
         let abort = task.abort_handle();
         Task::new(move || abort.abort())
     }
 }
 
-/// Names the task when a panic unwinds through it: tokio would keep that to itself.
+/// Names the task when a panic unwinds through its poll: tokio would keep that to itself.
 struct PanicReporter {
     name: &'static str,
 }
