@@ -496,3 +496,31 @@ fn a_configuration_that_cannot_work_is_refused() {
         Some(ConfigError::RelayIp(unspecified))
     );
 }
+
+#[test]
+fn a_server_with_an_ipv6_relay_address_relays_ipv6() {
+    let mut world = World::with(holdfast_servers::turn::Config {
+        relay_ip: "2001:db8::1".parse().unwrap(),
+        ..config()
+    });
+    let peer = addr("[2001:db8::99]:9000");
+    let credentials = world.credentials("a");
+    let mut client = world.client("[2001:db8::7]:4000", &credentials);
+    assert_eq!(client.allocate(&mut world).code, Some(440));
+    let udp = RequestedTransport::new(RequestedTransport::UDP);
+    let v6 = RequestedAddressFamily::new(AddressFamily::IPV6);
+    let relayed = client.allocate_with(&mut world, &[&udp, &v6]).relayed;
+    let port = relayed.unwrap().port();
+    assert_eq!(relayed, Some(addr(&format!("[2001:db8::1]:{port}"))));
+    assert!(client.permit(&mut world, peer).ok());
+    assert_eq!(client.permit(&mut world, addr(PEER)).code, Some(443));
+    assert_eq!(client.permit(&mut world, addr("[::1]:80")).code, Some(403));
+    let mapped_loopback = addr("[::ffff:127.0.0.1]:80");
+    assert_eq!(client.permit(&mut world, mapped_loopback).code, Some(403));
+    client.send(&mut world, peer, b"out");
+    assert_eq!(world.to_peers, [(port, peer, b"out".to_vec())]);
+    let data = b"in".to_vec();
+    let from = peer;
+    world.input(Input::PeerDatagram { port, from, data });
+    assert_eq!(world.to_clients.len(), 1);
+}
