@@ -25,8 +25,7 @@ pub enum Command {
     /// Show a running node: its links, paths, brokers and relays
     Status(StatusArgs),
     /// A whole mesh on this machine: a network namespace behind a NAT for every node
-    #[command(subcommand)]
-    Dev(DevCommand),
+    Dev(DevArgs),
     /// Check a configuration, or print an example
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -108,7 +107,12 @@ pub enum KeysCommand {
 #[derive(Debug, Args)]
 pub struct DeploymentArgs {
     /// The names of the nodes; they get the VIPs 1, 2, …
-    #[arg(long, required = true, value_name = "NODE,NODE,…", value_delimiter = ',')]
+    #[arg(
+        long,
+        required = true,
+        value_name = "NODE,NODE,…",
+        value_delimiter = ','
+    )]
     pub nodes: Vec<String>,
     /// The folder to write to; files in it are never overwritten
     #[arg(long, value_name = "DIR")]
@@ -134,13 +138,23 @@ pub struct DeploymentArgs {
 #[derive(Debug, Args)]
 pub struct RendezvousArgs {
     /// Where the broker listens
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7000", env = "HOLDFAST_RENDEZVOUS_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "0.0.0.0:7000",
+        env = "HOLDFAST_RENDEZVOUS_LISTEN"
+    )]
     pub listen: SocketAddr,
     /// Serve STUN and TURN too, over UDP and TCP
     #[arg(long, requires = "turn_secret_file")]
     pub turn: bool,
     /// Where STUN and TURN listen
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:3478", env = "HOLDFAST_TURN_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "0.0.0.0:3478",
+        env = "HOLDFAST_TURN_LISTEN"
+    )]
     pub turn_listen: SocketAddr,
     /// The secret that nodes derive their TURN credentials from, mode 0400
     #[arg(long, value_name = "FILE", env = "HOLDFAST_TURN_SECRET_FILE")]
@@ -154,6 +168,17 @@ pub struct RendezvousArgs {
 }
 
 /// `holdfast dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// What begins the names of the namespaces: another one is another mesh
+    #[arg(long, global = true, value_name = "WORD", default_value = "hfdev")]
+    pub prefix: String,
+    /// What to do with the mesh.
+    #[command(subcommand)]
+    pub command: DevCommand,
+}
+
+/// The subcommands of `holdfast dev`.
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
     /// Bring a mesh up, and wait until every node reaches every other
@@ -163,7 +188,12 @@ pub enum DevCommand {
         nodes: u8,
         /// How the nodes' NATs behave, in turn: linux, eim, eimrand, adm, symmetric,
         /// full-cone, or udp-blocked
-        #[arg(long, value_name = "NAT,…", default_value = "linux", value_delimiter = ',')]
+        #[arg(
+            long,
+            value_name = "NAT,…",
+            default_value = "linux",
+            value_delimiter = ','
+        )]
         nat: Vec<String>,
     },
     /// Show the links of all nodes
@@ -177,7 +207,12 @@ pub enum DevCommand {
         /// The node
         node: String,
         /// The command and its arguments
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "CMD"
+        )]
         command: Vec<OsString>,
     },
     /// Print the log of a node, or of `rendezvous`

@@ -146,7 +146,11 @@ impl Shared<'_> {
         let _ = writeln!(out, "stun = [{}]", quoted(stun));
         out.push_str(more);
         for rule in self.allow {
-            let _ = write!(out, "\n[[allow]]\nport = {}\nudp = {}\n", rule.port, rule.udp);
+            let _ = write!(
+                out,
+                "\n[[allow]]\nport = {}\nudp = {}\n",
+                rule.port, rule.udp
+            );
         }
         for url in self.turn {
             let secret = self.turn_secret_file;
@@ -217,7 +221,10 @@ fn refuse_existing(args: &DeploymentArgs, nodes: &[PeerId]) -> anyhow::Result<()
     for name in names.chain([CLUSTER_SECRET.to_owned(), TURN_SECRET.to_owned()]) {
         let path = args.out.join(name);
         if path.exists() {
-            bail!("{} exists and is not overwritten: choose another folder", path.display());
+            bail!(
+                "{} exists and is not overwritten: choose another folder",
+                path.display()
+            );
         }
     }
     Ok(())
@@ -237,7 +244,10 @@ fn told(args: &DeploymentArgs, nodes: &[PeerId], turn: bool) -> String {
         true => format!("{CLUSTER_SECRET} and {TURN_SECRET}"),
         false => CLUSTER_SECRET.to_owned(),
     };
-    let _ = writeln!(text, "each node needs its own NODE.toml and {secrets} beside it, then:");
+    let _ = writeln!(
+        text,
+        "each node needs its own NODE.toml and {secrets} beside it, then:"
+    );
     for node in nodes.iter().take(3) {
         let _ = writeln!(text, "  holdfast mesh --config {node}.toml");
     }

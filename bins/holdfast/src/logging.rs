@@ -15,26 +15,41 @@ use crate::config::LogFormat;
 /// Longest accepted filter, in bytes.
 const FILTER_LEN_MAX: usize = 1024;
 
+/// Begins the targets of Holdfast's own crates.
+const OWN: &str = "holdfast";
+/// What this library calls an error is a routine event to the machine that uses it.
+const NOISY: &str = "turn_client_proto";
+
 /// Whether a filter can be used: a level, or levels by target.
 pub fn is_filter(filter: &str) -> bool {
     parse(filter).is_some()
 }
 
+/// A bare level is Holdfast's own; libraries are heard from `warn` up, or as named.
 fn parse(filter: &str) -> Option<Targets> {
-    // A lone word that is no level would be taken for the name of a target.
-    let directives = filter.split(',').map(str::trim);
-    let mistaken = directives
-        .filter(|directive| !directive.contains('='))
-        .any(|directive| directive.is_empty() || directive.parse::<LevelFilter>().is_err());
-    match mistaken || filter.len() > FILTER_LEN_MAX {
-        true => None,
-        false => filter.parse().ok(),
+    if filter.len() > FILTER_LEN_MAX {
+        return None;
     }
+    let mut own = LevelFilter::INFO;
+    let mut named = Vec::new();
+    for directive in filter.split(',').map(str::trim) {
+        match directive.split_once('=') {
+            Some((target, level)) => named.push((target, level.parse::<LevelFilter>().ok()?)),
+            None if directive.is_empty() => return None,
+            None => own = directive.parse().ok()?,
+        }
+    }
+    let targets = Targets::new()
+        .with_default(own.min(LevelFilter::WARN))
+        .with_target(OWN, own)
+        .with_target(NOISY, LevelFilter::OFF);
+    Some(targets.with_targets(named))
 }
 
 /// Start to log. The first call counts. An error that is logged asks `dumps` for a dump.
 pub fn start(filter: &str, format: LogFormat, dumps: Option<DumpTrigger>) {
-    let filter = parse(filter).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let filter =
+        parse(filter).unwrap_or_else(|| Targets::new().with_target(OWN, LevelFilter::INFO));
     let json = match format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Human => false,
@@ -50,7 +65,9 @@ pub fn start(filter: &str, format: LogFormat, dumps: Option<DumpTrigger>) {
     // A second call finds a subscriber in place, which stays.
     let _ = registry()
         .with(layer.with_filter(filter))
-        .with(dumps.map(DumpOnError))
+        .with(dumps.map(|dumps| {
+            DumpOnError(dumps).with_filter(Targets::new().with_target(OWN, LevelFilter::ERROR))
+        }))
         .try_init();
 }
 
@@ -65,7 +82,10 @@ pub fn start_from_environment() {
     };
     start(&filter, format, None);
     if !is_filter(&filter) {
-        tracing::warn!(filter, "HOLDFAST_LOG is no filter, expected a level or levels by target");
+        tracing::warn!(
+            filter,
+            "HOLDFAST_LOG is no filter, expected a level or levels by target"
+        );
     }
 }
 

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Command::Keys(command) => keys_command::run(command),
         Command::Mesh(args) => mesh::run(args),
         Command::Rendezvous(args) => rendezvous::run(args),
-        Command::Dev(command) => dev::run(command),
+        Command::Dev(args) => dev::run(args),
         Command::Status(args) => status::run(args),
     };
     outcome.unwrap_or_else(|error| {

@@ -103,6 +103,9 @@ mod tests {
     fn times_are_short() {
         let ages = [850, 12_000, 200_000, 7_500_000, 350_000_000].map(age);
         assert_eq!(ages, ["850ms", "12s", "3m 20s", "2h 5m", "4d 1h"]);
-        assert_eq!([420, 20_130, 160_000].map(rtt), ["0.42ms", "20.1ms", "160ms"]);
+        assert_eq!(
+            [420, 20_130, 160_000].map(rtt),
+            ["0.42ms", "20.1ms", "160ms"]
+        );
     }
 }

@@ -63,7 +63,10 @@ fn the_example_passes_with_everything_that_it_leaves_out() {
     assert!(full.contains(&"[[turn]]"));
     folder.write("full.toml", &full.join("\n"), 0o644);
     let out = folder.run(&["config", "check", "full.toml"]).ok();
-    assert!(out.contains("turn:203.0.113.10:3478?transport=tcp"), "{out}");
+    assert!(
+        out.contains("turn:203.0.113.10:3478?transport=tcp"),
+        "{out}"
+    );
     assert!(out.contains("own key in node.key"), "{out}");
 }
 
@@ -72,17 +75,33 @@ fn the_defaults_of_the_example_are_those_of_an_empty_file() {
     let folder = Folder::new().with_secret();
     let example = folder.run(&["config", "example"]).ok();
     let bare: String = {
-        let keep = ["id =", "cluster_secret_file =", "brokers =", "stun =", "[[", "port =", "udp =", "vip ="];
-        let kept = example.lines().filter(|l| keep.iter().any(|k| l.starts_with(k)));
+        let keep = [
+            "id =",
+            "cluster_secret_file =",
+            "brokers =",
+            "stun =",
+            "[[",
+            "port =",
+            "udp =",
+            "vip =",
+        ];
+        let kept = example
+            .lines()
+            .filter(|l| keep.iter().any(|k| l.starts_with(k)));
         kept.map(|line| format!("{line}\n")).collect()
     };
     folder.write("example.toml", &example, 0o644);
     folder.write("bare.toml", &bare, 0o644);
     let digest = |name| {
         let out = folder.run(&["config", "check", name]).ok();
-        out.lines().find(|line| line.contains("digest")).map(str::to_owned)
+        out.lines()
+            .find(|line| line.contains("digest"))
+            .map(str::to_owned)
     };
-    assert_eq!(digest("example.toml").unwrap(), digest("bare.toml").unwrap());
+    assert_eq!(
+        digest("example.toml").unwrap(),
+        digest("bare.toml").unwrap()
+    );
 }
 
 #[test]
@@ -128,10 +147,16 @@ key = "zz"
 id = "a"
 "#;
     folder.write("holdfast.toml", text, 0o644);
-    let env = [("HOLDFAST_ADMIM", "127.0.0.1:1"), ("HOLDFAST_CONGESTION", "reno")];
+    let env = [
+        ("HOLDFAST_ADMIM", "127.0.0.1:1"),
+        ("HOLDFAST_CONGESTION", "reno"),
+    ];
     let ran = folder.run_with(&env, &["config", "check", "holdfast.toml"]);
     assert_snapshot!(ran.snapshot());
-    assert!(!ran.out.contains("hunter2"), "an unknown key's value may be a secret");
+    assert!(
+        !ran.out.contains("hunter2"),
+        "an unknown key's value may be a secret"
+    );
 }
 
 #[test]
@@ -156,7 +181,10 @@ fn a_vip_that_contradicts_the_own_entry_is_refused() {
 
 #[test]
 fn a_node_that_the_peers_do_not_know_needs_a_vip() {
-    assert_snapshot!(report_on_change("id = \"node-1\"\ncluster", "id = \"node-9\"\ncluster"));
+    assert_snapshot!(report_on_change(
+        "id = \"node-1\"\ncluster",
+        "id = \"node-9\"\ncluster"
+    ));
 }
 
 #[test]
@@ -216,10 +244,19 @@ fn the_reference_variables_are_enough_without_a_file() {
     let folder = Folder::new().with_secret();
     let env = [
         ("HOLDFAST_ID", "worker-3"),
-        ("HOLDFAST_BROKERS", "http://203.0.113.10:7000, http://203.0.113.11:7000,"),
+        (
+            "HOLDFAST_BROKERS",
+            "http://203.0.113.10:7000, http://203.0.113.11:7000,",
+        ),
         ("HOLDFAST_CLUSTER_SECRET_FILE", "cluster.secret"),
-        ("PEERS_JSON", r#"[{"id":"worker-3","vip":4},{"id":"coordinator-0","vip":1}]"#),
-        ("MESH_CONN_ALLOWLIST", r#"[{"port":8301,"udp":true},{"port":8300,"udp":false}]"#),
+        (
+            "PEERS_JSON",
+            r#"[{"id":"worker-3","vip":4},{"id":"coordinator-0","vip":1}]"#,
+        ),
+        (
+            "MESH_CONN_ALLOWLIST",
+            r#"[{"port":8301,"udp":true},{"port":8300,"udp":false}]"#,
+        ),
     ];
     assert_snapshot!(folder.run_with(&env, &["config", "check"]).ok());
 }
@@ -261,7 +298,11 @@ fn a_server_whose_name_has_no_address_is_told_unless_offline() {
     folder.write("holdfast.toml", &text, 0o644);
     let ran = folder.run(&["config", "check", "holdfast.toml"]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.out.contains("brokers[0] (holdfast.toml:4)") || ran.out.contains("brokers (holdfast.toml:4)"), "{ran:?}");
+    assert!(
+        ran.out.contains("brokers[0] (holdfast.toml:4)")
+            || ran.out.contains("brokers (holdfast.toml:4)"),
+        "{ran:?}"
+    );
     let offline = folder.run(&["config", "check", "--offline", "holdfast.toml"]);
     assert_eq!(offline.code, 0, "{offline:?}");
 }
@@ -290,6 +331,9 @@ fn a_role_with_a_bad_configuration_ends_with_exit_code_2() {
     folder.write("holdfast.toml", GOOD, 0o644);
     let ran = folder.run(&["mesh", "--config", "holdfast.toml"]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.err.contains("cluster_secret_file (holdfast.toml:3)"), "{ran:?}");
+    assert!(
+        ran.err.contains("cluster_secret_file (holdfast.toml:3)"),
+        "{ran:?}"
+    );
     assert_eq!(folder.run(&["mesh", "--no-such-flag"]).code, 2);
 }

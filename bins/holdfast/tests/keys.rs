@@ -41,7 +41,9 @@ fn show_prints_the_public_key_that_node_printed() {
 #[test]
 fn show_derives_the_keys_of_named_nodes_from_a_cluster_secret() {
     let folder = Folder::new().with_secret();
-    let all = folder.run(&["keys", "show", "cluster.secret", "--id", "a,b"]).ok();
+    let all = folder
+        .run(&["keys", "show", "cluster.secret", "--id", "a,b"])
+        .ok();
     assert_eq!(all.lines().count(), 2);
     let bare = folder.run(&["keys", "show", "cluster.secret"]);
     assert_eq!(bare.code, 1);
@@ -52,11 +54,20 @@ fn show_derives_the_keys_of_named_nodes_from_a_cluster_secret() {
 fn a_deployment_is_a_set_of_files_that_all_pass_the_check() {
     let folder = Folder::new();
     let args = [
-        "keys", "deployment", "--nodes", "a,b,c", "--out", "out",
-        "--brokers", "http://203.0.113.10:7000",
-        "--stun", "203.0.113.10:3478",
-        "--turn", "turn:203.0.113.10:3478,turn:203.0.113.10:3478?transport=tcp",
-        "--allow", "5432,8301/udp",
+        "keys",
+        "deployment",
+        "--nodes",
+        "a,b,c",
+        "--out",
+        "out",
+        "--brokers",
+        "http://203.0.113.10:7000",
+        "--stun",
+        "203.0.113.10:3478",
+        "--turn",
+        "turn:203.0.113.10:3478,turn:203.0.113.10:3478?transport=tcp",
+        "--allow",
+        "5432,8301/udp",
     ];
     folder.run(&args).ok();
     for node in ["a", "b", "c"] {
@@ -75,7 +86,16 @@ fn a_deployment_with_bad_names_or_urls_writes_nothing() {
     let folder = Folder::new();
     let broker = "http://203.0.113.10:7000";
     for (nodes, brokers) in [("a,a", broker), ("a,b/c", broker), ("a,b", "b:1")] {
-        let args = ["keys", "deployment", "--nodes", nodes, "--out", "out", "--brokers", brokers];
+        let args = [
+            "keys",
+            "deployment",
+            "--nodes",
+            nodes,
+            "--out",
+            "out",
+            "--brokers",
+            brokers,
+        ];
         let ran = folder.run(&args);
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(!folder.0.join("out").exists());

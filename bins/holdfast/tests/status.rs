@@ -22,7 +22,11 @@ fn answer_once(status: &'static str, body: &'static str) -> (String, JoinHandle<
         let mut reader = BufReader::new(client.try_clone().unwrap());
         while reader.read_line(&mut request).unwrap() > 2 {}
         let length = body.len();
-        write!(client, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        write!(
+            client,
+            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
         request
     });
     (admin, thread)
@@ -57,14 +61,20 @@ fn one_peer_is_shown_with_all_its_pairs() {
     assert!(out.contains("no answer yet"), "{out}");
     let unknown = status(&folder, STATUS, &["node-9"]);
     assert_eq!(unknown.code, 1);
-    assert!(unknown.err.contains("its peers: node-2, node-3"), "{unknown:?}");
+    assert!(
+        unknown.err.contains("its peers: node-2, node-3"),
+        "{unknown:?}"
+    );
 }
 
 #[test]
 fn a_node_that_does_not_run_is_told_with_the_address_that_was_asked() {
     let folder = Folder::new();
     // Bound and closed: nobody listens there.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let ran = folder.run(&["status", "--admin", &format!("http://{free}")]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("is `holdfast mesh` running?"), "{ran:?}");

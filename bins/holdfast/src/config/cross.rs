@@ -163,7 +163,12 @@ fn check_forward(draft: &Draft, problems: &mut Vec<Problem>) {
         if draft.forward[..index].iter().any(|r| r.port == rule.port) {
             let key = format!("forward[{index}].port");
             let found = format!("{} again", rule.port);
-            problems.push(Problem::new(draft.origin(&key), key, found, "every port once"));
+            problems.push(Problem::new(
+                draft.origin(&key),
+                key,
+                found,
+                "every port once",
+            ));
         }
     }
 }
@@ -248,7 +253,11 @@ fn locate(draft: &Draft, config: &Config, error: &ConfigError) -> Problem {
     match error {
         ConfigError::SelfAsPeer { id } | ConfigError::DuplicatePeer { id } => {
             let key = of_peer(id, "id").unwrap_or_else(|| "peers".to_owned());
-            at(key, format!("{:?} again", id.as_str()), "every name once".to_owned())
+            at(
+                key,
+                format!("{:?} again", id.as_str()),
+                "every name once".to_owned(),
+            )
         }
         ConfigError::DuplicateVip { vip, first, second } => {
             let key = of_peer(second, "vip").unwrap_or_else(|| "vip".to_owned());
@@ -269,7 +278,10 @@ fn locate(draft: &Draft, config: &Config, error: &ConfigError) -> Problem {
         }
         ConfigError::DuplicatePort { port } => {
             let last = (0..draft.allow.len()).rev().find_map(|index| {
-                let same = draft.allow.get(index).is_some_and(|rule| rule.port == *port);
+                let same = draft
+                    .allow
+                    .get(index)
+                    .is_some_and(|rule| rule.port == *port);
                 same.then(|| format!("allow[{index}].port"))
             });
             let key = last.unwrap_or_else(|| "allow".to_owned());
@@ -279,7 +291,11 @@ fn locate(draft: &Draft, config: &Config, error: &ConfigError) -> Problem {
             key,
             found,
             expected,
-        } => at(format!("limits.{key}"), found.to_string(), (*expected).to_owned()),
+        } => at(
+            format!("limits.{key}"),
+            found.to_string(),
+            (*expected).to_owned(),
+        ),
         ConfigError::RelayOnlyWithoutTurn => at(
             "turn".to_owned(),
             "no TURN server".to_owned(),
@@ -299,7 +315,9 @@ fn locate(draft: &Draft, config: &Config, error: &ConfigError) -> Problem {
 /// Core's own words, split at its "expected".
 fn counted(draft: &Draft, key: &str, error: &ConfigError) -> Problem {
     let message = error.to_string();
-    let (found, expected) = message.split_once(": expected ").unwrap_or((&message, "less"));
+    let (found, expected) = message
+        .split_once(": expected ")
+        .unwrap_or((&message, "less"));
     Problem::new(draft.origin(key), key, found, expected)
 }
 

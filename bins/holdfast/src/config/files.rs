@@ -92,7 +92,10 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
 pub fn read_secret_text(path: &Path) -> Result<Zeroizing<String>, SecretError> {
     let bytes = read_secret(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| {
-        SecretError::new(format!("{} holds bytes that are no text", path.display()), "text")
+        SecretError::new(
+            format!("{} holds bytes that are no text", path.display()),
+            "text",
+        )
     })?;
     Ok(Zeroizing::new(text.to_owned()))
 }
@@ -102,7 +105,11 @@ pub fn read_node_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, SecretError> {
     let content = read_secret(path)?;
     node_key_of(&content).ok_or_else(|| {
         SecretError::new(
-            format!("{} ({} bytes) is no node key", path.display(), content.len()),
+            format!(
+                "{} ({} bytes) is no node key",
+                path.display(),
+                content.len()
+            ),
             "a file made by `holdfast keys node`",
         )
     })

@@ -198,7 +198,8 @@ pub const KEYS: &[Key] = &[
         key(
             "log",
             Form::Text,
-            "What is logged: a level, or levels by target (\"info,holdfast_io=debug\").",
+            "What is logged: a level, or levels by target (\"info,holdfast_io=debug\"). A bare level\n\
+             is Holdfast's own; libraries are heard from \"warn\" up.",
         ),
         "\"info\"",
     ),

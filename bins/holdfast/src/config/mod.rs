@@ -40,7 +40,7 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Outcome {
     let text = file.and_then(|path| match read_file(path) {
         Ok(text) => Some((path.display().to_string(), text)),
         Err(problem) => {
-            problems.push(problem);
+            problems.push(*problem);
             None
         }
     });
@@ -76,7 +76,7 @@ pub fn environment() -> Environment {
     std::env::vars_os().collect()
 }
 
-fn read_file(path: &Path) -> Result<String, Problem> {
+fn read_file(path: &Path) -> Result<String, Box<Problem>> {
     let shown = path.display().to_string();
     let problem = |found: String, expected: &str| {
         let path = shown.as_str().into();
@@ -84,19 +84,21 @@ fn read_file(path: &Path) -> Result<String, Problem> {
     };
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| {
-            file.take(INPUT_LEN_MAX as u64 + 1).read_to_end(&mut bytes)
-        })
+        .and_then(|file| file.take(INPUT_LEN_MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             problem(error.to_string(), "a readable configuration file")
                 .help("`holdfast config example` prints one")
         })?;
     if bytes.len() > INPUT_LEN_MAX {
-        return Err(problem("more than 1 MiB".to_owned(), "at most 1 MiB"));
+        return Err(problem("more than 1 MiB".to_owned(), "at most 1 MiB").into());
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        problem(format!("bytes that are no UTF-8, at offset {at}"), "UTF-8 text")
+        problem(
+            format!("bytes that are no UTF-8, at offset {at}"),
+            "UTF-8 text",
+        )
+        .into()
     })
 }
 

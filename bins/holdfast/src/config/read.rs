@@ -119,7 +119,10 @@ pub fn read(tree: Tree, base: &Path, problems: &mut Vec<Problem>) -> Option<Sett
         turn: reader.turn(),
         paths: reader.choice(
             "paths",
-            &[("all", PathPolicy::All), ("relay-only", PathPolicy::RelayOnly)],
+            &[
+                ("all", PathPolicy::All),
+                ("relay-only", PathPolicy::RelayOnly),
+            ],
         ),
         limits,
         origins: BTreeMap::new(),
@@ -399,10 +402,7 @@ impl Reader<'_> {
 
     fn turn_credentials(&mut self, entry: &Entry) -> Option<TurnCredentials> {
         let has = |field| entry.fields.contains_key(field);
-        let (shared, fixed) = (
-            has("secret_file"),
-            has("username") || has("password_file"),
-        );
+        let (shared, fixed) = (has("secret_file"), has("username") || has("password_file"));
         if shared == fixed {
             let found = match shared {
                 true => "both `secret_file` and `username` or `password_file`",
@@ -546,7 +546,11 @@ impl Reader<'_> {
                 "congestion",
                 &[("bbr", Congestion::Bbr), ("cubic", Congestion::Cubic)],
             ),
-            admin: self.address("admin", "an address and a port, such as 127.0.0.1:7070", false),
+            admin: self.address(
+                "admin",
+                "an address and a port, such as 127.0.0.1:7070",
+                false,
+            ),
             dump_dir: self.path("dump_dir"),
             shutdown_grace: self.duration("shutdown_grace"),
             log: self.key(
@@ -622,10 +626,7 @@ fn duration(text: &str) -> Option<Duration> {
 /// The peers with their keys, once it is known where keys come from.
 pub fn peer_config(peer: &PeerDraft, cluster: Option<&ClusterSecret>) -> Option<PeerConfig> {
     let id = peer.id.clone()?;
-    let key = peer
-        .key
-        .or_else(|| Some(cluster?.identity(&id).public()))?;
+    let key = peer.key.or_else(|| Some(cluster?.identity(&id).public()))?;
     let vip = peer.vip?;
     Some(PeerConfig { id, vip, key })
 }
-

@@ -220,7 +220,10 @@ impl Settings {
         vec![
             ("node", format!("{} ({})", self.id, self.vip)),
             ("key", self.key.describe()),
-            ("public key", self.key.identity(&self.id).public().to_string()),
+            (
+                "public key",
+                self.key.identity(&self.id).public().to_string(),
+            ),
             ("peers", list(self.peers.iter().map(peer).collect())),
             ("allowed", list(self.allow.iter().map(port).collect())),
             ("forwarded", list(self.forward.iter().map(port).collect())),

@@ -218,11 +218,11 @@ impl Lines {
 }
 
 /// Read an environment variable that holds JSON.
-pub fn parse_json(name: &Rc<str>, text: &str) -> Result<Node, Problem> {
+pub fn parse_json(name: &Rc<str>, text: &str) -> Result<Node, Box<Problem>> {
     let origin = Origin::Env { name: name.clone() };
     match serde_json::from_str(text) {
         Ok(json) => Ok(from_json(&origin, json)),
-        Err(error) => Err(Problem::syntax(origin, &error.to_string())),
+        Err(error) => Err(Problem::syntax(origin, &error.to_string()).into()),
     }
 }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::rc::Rc;
 
-use super::keys::{
-    ENV_PREFIX, Form, KEYS, Key, MESH_CONN_ALLOWLIST, PEERS_JSON, find as find_key,
-};
+use super::keys::{ENV_PREFIX, Form, KEYS, Key, MESH_CONN_ALLOWLIST, PEERS_JSON, find as find_key};
 use super::problem::Problem;
 use super::source::{INPUT_LEN_MAX, Node, Origin, Value, parse_json, parse_toml};
 use super::suggest::closest;
@@ -55,9 +53,7 @@ pub fn merge(
 
 impl Tree {
     fn take_from_file(&mut self, name: String, node: Node, problems: &mut Vec<Problem>) {
-        let is_section = KEYS
-            .iter()
-            .any(|key| key.split().0 == Some(name.as_str()));
+        let is_section = KEYS.iter().any(|key| key.split().0 == Some(name.as_str()));
         match (is_section, node.value) {
             (true, Value::Table(entries)) => {
                 for (inner, node) in entries {
@@ -80,11 +76,7 @@ impl Tree {
     fn take_key(&mut self, name: String, node: Node, problems: &mut Vec<Problem>) {
         match find_key(&name) {
             Some(key) => drop(self.nodes.insert(key.name, node)),
-            None => problems.push(unknown_key(
-                &node,
-                &name,
-                KEYS.iter().map(|key| key.name),
-            )),
+            None => problems.push(unknown_key(&node, &name, KEYS.iter().map(|key| key.name))),
         }
     }
 
@@ -107,7 +99,7 @@ impl Tree {
             Err(problem) => {
                 // A value that was meant to win must not be replaced by another in silence.
                 self.nodes.remove(key.name);
-                problems.push(problem);
+                problems.push(*problem);
             }
         }
     }
@@ -147,20 +139,15 @@ pub fn unknown_key<'a>(
     }
 }
 
-fn read_variable(name: &Rc<str>, key: &Key, raw: &OsString) -> Result<Node, Problem> {
+fn read_variable(name: &Rc<str>, key: &Key, raw: &OsString) -> Result<Node, Box<Problem>> {
     let origin = Origin::Env { name: name.clone() };
     let Some(text) = raw.to_str() else {
-        return Err(Problem::new(
-            &origin,
-            key.name,
-            "bytes that are no UTF-8",
-            "text",
-        ));
+        return Err(Problem::new(&origin, key.name, "bytes that are no UTF-8", "text").into());
     };
     if text.len() > INPUT_LEN_MAX {
         let found = format!("{} bytes", text.len());
         let expected = format!("at most {INPUT_LEN_MAX} bytes");
-        return Err(Problem::new(&origin, key.name, found, expected));
+        return Err(Problem::new(&origin, key.name, found, expected).into());
     }
     let value = match key.form {
         Form::Text => Value::Text(text.to_owned()),
@@ -205,9 +192,14 @@ fn misspelt_variables(environment: &Environment) -> Vec<Problem> {
         if let Some(meant) = closest(rest, candidates) {
             let origin = Origin::Env { name: name.into() };
             problems.push(
-                Problem::new(&origin, name, "a variable that no key has", "a key's variable")
-                    .help(format!("did you mean {ENV_PREFIX}{meant}?"))
-                    .warning(),
+                Problem::new(
+                    &origin,
+                    name,
+                    "a variable that no key has",
+                    "a key's variable",
+                )
+                .help(format!("did you mean {ENV_PREFIX}{meant}?"))
+                .warning(),
             );
         }
     }

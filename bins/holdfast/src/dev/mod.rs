@@ -5,6 +5,7 @@
 //! crash as well.
 
 mod hello;
+mod interrupt;
 mod process;
 mod state;
 mod up;
@@ -18,9 +19,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use holdfast_lab::{Error as LabError, Lab, preconditions};
 
-use crate::cli::DevCommand;
+use crate::cli::{DevArgs, DevCommand};
 use crate::output;
-use state::{Mesh, PREFIX};
+use state::Mesh;
 
 /// A command that does not exist, as shells have it.
 const EXIT_NOT_FOUND: u8 = 127;
@@ -28,19 +29,20 @@ const EXIT_NOT_FOUND: u8 = 127;
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// Run it.
-pub fn run(command: DevCommand) -> anyhow::Result<ExitCode> {
+pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
+    let DevArgs { prefix, command } = args;
     if let DevCommand::ServeHello { port, background } = command {
         return hello::run(port, background);
     }
     preconditions().map_err(explain)?;
     match command {
-        DevCommand::Up { nodes, nat } => up::up(nodes, &nat),
-        DevCommand::Status { json } => view::status(&Mesh::attach()?, json),
-        DevCommand::Exec { node, command } => exec(&Mesh::attach()?, &node, &command),
-        DevCommand::Logs { node, follow } => logs(&Mesh::attach()?, &node, follow),
-        DevCommand::Kill { node } => kill(&Mesh::attach()?, &node),
-        DevCommand::Start { node } => start(&Mesh::attach()?, &node),
-        DevCommand::Down => down(),
+        DevCommand::Up { nodes, nat } => up::up(&prefix, nodes, &nat),
+        DevCommand::Status { json } => view::status(&Mesh::attach(&prefix)?, json),
+        DevCommand::Exec { node, command } => exec(&Mesh::attach(&prefix)?, &node, &command),
+        DevCommand::Logs { node, follow } => logs(&Mesh::attach(&prefix)?, &node, follow),
+        DevCommand::Kill { node } => kill(&Mesh::attach(&prefix)?, &node),
+        DevCommand::Start { node } => start(&Mesh::attach(&prefix)?, &node),
+        DevCommand::Down => down(&prefix),
         DevCommand::ServeHello { .. } => unreachable!("handled above: it needs no privilege"),
     }
 }
@@ -114,8 +116,8 @@ fn start(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn down() -> anyhow::Result<ExitCode> {
-    let existed = Lab::clean(PREFIX)?;
+fn down(prefix: &str) -> anyhow::Result<ExitCode> {
+    let existed = Lab::clean(prefix)?;
     output::print(match existed {
         true => "the mesh is removed\n",
         false => "there is no mesh to remove\n",

@@ -11,12 +11,10 @@ use holdfast_lab::{Error as LabError, Lab};
 
 use super::process::start_detached;
 
-/// Begins the names of all namespaces.
-pub const PREFIX: &str = "hfdev";
 /// The name of the broker's and TURN server's log.
 pub const RENDEZVOUS: &str = "rendezvous";
-/// Written last by `up`: without it, an `up` was interrupted.
-const COMPLETE: &str = "complete";
+/// Names the process of the `up` that makes the mesh; gone when all is made.
+const MAKER: &str = "maker";
 
 /// A mesh on this machine.
 pub struct Mesh {
@@ -33,8 +31,8 @@ impl Mesh {
     }
 
     /// The mesh that is up.
-    pub fn attach() -> anyhow::Result<Mesh> {
-        match Lab::attach(PREFIX) {
+    pub fn attach(prefix: &str) -> anyhow::Result<Mesh> {
+        match Lab::attach(prefix) {
             Ok(lab) => Ok(Mesh::of(lab)),
             Err(LabError::NotUp { .. }) => {
                 bail!("there is no mesh: `holdfast dev up` makes one")
@@ -97,14 +95,31 @@ impl Mesh {
         Ok(child)
     }
 
+    /// Note that this process makes the mesh.
+    pub fn begin(&self) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.folder)
+            .and_then(|()| {
+                let id = serde_json::to_vec(&ProcessId::of(std::process::id()))?;
+                fs::write(self.folder.join(MAKER), id)
+            })
+            .with_context(|| format!("cannot write to {}", self.folder.display()))
+    }
+
     /// Note that everything was made.
-    pub fn set_complete(&self) -> anyhow::Result<()> {
-        fs::write(self.folder.join(COMPLETE), "").context("cannot write the state")
+    pub fn finish(&self) -> anyhow::Result<()> {
+        fs::remove_file(self.folder.join(MAKER)).context("cannot write the state")
     }
 
     /// Whether everything was made.
-    pub fn is_complete(&self) -> bool {
-        self.folder.join(COMPLETE).exists()
+    pub fn is_finished(&self) -> bool {
+        self.folder.is_dir() && !self.folder.join(MAKER).exists()
+    }
+
+    /// Whether the process that makes the mesh is still at it.
+    pub fn is_being_made(&self) -> bool {
+        let maker = fs::read(self.folder.join(MAKER)).ok();
+        let id = maker.and_then(|text| serde_json::from_slice::<ProcessId>(&text).ok());
+        id.is_some_and(|id| id.is_alive())
     }
 }
 

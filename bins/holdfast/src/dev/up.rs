@@ -10,11 +10,11 @@ use anyhow::{Context, bail};
 use holdfast_core::config::{AllowRule, TurnTransport};
 use holdfast_core::status::LinkState;
 use holdfast_core::types::PeerId;
-use holdfast_lab::{Lab, Mapping, Filtering, Nat, PUB, Place, SERVERS};
+use holdfast_lab::{Filtering, Lab, Mapping, Nat, PUB, Place, SERVERS};
 
 use super::process::start_detached;
-use super::state::{Mesh, PREFIX, RENDEZVOUS, own_program};
-use super::{log_tail, view};
+use super::state::{Mesh, RENDEZVOUS, own_program};
+use super::{interrupt, log_tail, view};
 use crate::BadConfig;
 use crate::config::HostPort;
 use crate::config::address::{BrokerUrl, STUN_PORT, TurnUrl};
@@ -34,31 +34,42 @@ const LINKS_BOUND: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// The ports that every node opens, chosen for trying things out.
 const ALLOW: [AllowRule; 3] = [
-    AllowRule { port: 8080, udp: false },
-    AllowRule { port: 5432, udp: false },
-    AllowRule { port: 9000, udp: true },
+    AllowRule {
+        port: 8080,
+        udp: false,
+    },
+    AllowRule {
+        port: 5432,
+        udp: false,
+    },
+    AllowRule {
+        port: 9000,
+        udp: true,
+    },
 ];
 
 /// Bring a mesh up.
-pub fn up(count: u8, nats: &[String]) -> anyhow::Result<ExitCode> {
+pub fn up(prefix: &str, count: u8, nats: &[String]) -> anyhow::Result<ExitCode> {
     let nats = nats
         .iter()
         .map(|text| parse_nat(text))
         .collect::<Result<Vec<_>, BadConfig>>()?;
-    refuse_second()?;
+    refuse_second(prefix)?;
+    interrupt::watch();
     let nodes = (1..=count)
         .map(|n| Ok(format!("node-{n}").parse()?))
         .collect::<anyhow::Result<Vec<PeerId>>>()?;
     // Whatever fails from here on takes the namespaces and the processes with it.
-    let lab = lab(&nodes, &nats)?.up_guarded()?;
-    let mesh = Mesh::of(Lab::attach(PREFIX)?);
+    let lab = lab(prefix, &nodes, &nats)?.up_guarded()?;
+    let mesh = Mesh::of(Lab::attach(prefix)?);
+    mesh.begin()?;
     write_files(&mesh, &nodes)?;
     let mut children = vec![start_rendezvous(&mesh)?];
     for node in mesh.nodes() {
         children.push((node.clone(), mesh.start_node(&node)?));
     }
     let all_up = wait_for_links(&mesh, &mut children)?;
-    mesh.set_complete()?;
+    mesh.finish()?;
     // From here on `down` removes it.
     drop(lab.keep());
     output::print(&view::table(&view::collect(&mesh)))?;
@@ -87,19 +98,24 @@ fn parse_nat(text: &str) -> Result<Nat, BadConfig> {
     Ok(Nat::new(mapping, Filtering::default()))
 }
 
-/// One mesh at a time. What an interrupted `up` left behind is removed.
-fn refuse_second() -> anyhow::Result<()> {
-    if let Ok(lab) = Lab::attach(PREFIX) {
-        if Mesh::of(lab).is_complete() {
-            bail!("a mesh is up already: `holdfast dev down` removes it");
-        }
-        Lab::clean(PREFIX)?;
+/// One mesh of a prefix at a time. What an interrupted `up` left behind is removed.
+fn refuse_second(prefix: &str) -> anyhow::Result<()> {
+    let Ok(lab) = Lab::attach(prefix) else {
+        return Ok(());
+    };
+    let mesh = Mesh::of(lab);
+    if mesh.is_finished() {
+        bail!("a mesh is up already: `holdfast dev down` removes it");
     }
+    if mesh.is_being_made() {
+        bail!("another `holdfast dev up` is at work");
+    }
+    Lab::clean(prefix)?;
     Ok(())
 }
 
-fn lab(nodes: &[PeerId], nats: &[Nat]) -> anyhow::Result<Lab> {
-    let mut builder = Lab::builder(PREFIX).persistent(true);
+fn lab(prefix: &str, nodes: &[PeerId], nats: &[Nat]) -> anyhow::Result<Lab> {
+    let mut builder = Lab::builder(prefix).persistent(true);
     for (index, node) in nodes.iter().enumerate() {
         let router = format!("nat-{}", index + 1);
         let nat = nats[index % nats.len()].clone();
@@ -112,8 +128,6 @@ fn lab(nodes: &[PeerId], nats: &[Nat]) -> anyhow::Result<Lab> {
 
 fn write_files(mesh: &Mesh, nodes: &[PeerId]) -> anyhow::Result<()> {
     let folder = mesh.folder();
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
     write_secret(&folder.join("cluster.secret"), &new_secret()?)?;
     write_secret(&folder.join("turn.secret"), &new_secret()?)?;
     let at = |port| HostPort {
@@ -134,7 +148,10 @@ fn write_files(mesh: &Mesh, nodes: &[PeerId]) -> anyhow::Result<()> {
         allow: &ALLOW,
     };
     for node in nodes {
-        let more = format!("dump_dir = {:?}\nlog_format = \"human\"\n", folder.join("dumps"));
+        let more = format!(
+            "dump_dir = {:?}\nlog_format = \"human\"\n",
+            folder.join("dumps")
+        );
         let path = folder.join(format!("{node}.toml"));
         std::fs::write(&path, shared.toml(node, &more))
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -155,8 +172,9 @@ fn start_rendezvous(mesh: &Mesh) -> anyhow::Result<(String, Child)> {
     let started = Instant::now();
     let listens = |port| {
         let address = SocketAddr::from((SERVER, port));
-        mesh.lab
-            .run_in(PUB, || TcpStream::connect_timeout(&address, POLL_EVERY).is_ok())
+        mesh.lab.run_in(PUB, || {
+            TcpStream::connect_timeout(&address, POLL_EVERY).is_ok()
+        })
     };
     while !(listens(BROKER_PORT)? && listens(STUN_PORT)?) {
         check_running(RENDEZVOUS, &mut child, &log)?;
@@ -169,6 +187,9 @@ fn start_rendezvous(mesh: &Mesh) -> anyhow::Result<(String, Child)> {
 }
 
 fn check_running(name: &str, child: &mut Child, log: &Path) -> anyhow::Result<()> {
+    if interrupt::came() {
+        bail!("interrupted: everything is removed again");
+    }
     match child.try_wait()? {
         Some(status) => bail!("{name} ended ({status}): {}", log_tail(log)),
         None => Ok(()),

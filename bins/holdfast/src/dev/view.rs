@@ -66,7 +66,13 @@ pub fn table(reports: &[NodeReport]) -> String {
                     false => "not running",
                 };
                 let dash = || "-".to_owned();
-                table.row([report.node.clone(), dash(), state.to_owned(), dash(), dash()]);
+                table.row([
+                    report.node.clone(),
+                    dash(),
+                    state.to_owned(),
+                    dash(),
+                    dash(),
+                ]);
             }
         }
     }

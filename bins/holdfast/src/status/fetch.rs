@@ -41,7 +41,13 @@ pub fn fetch(admin: SocketAddr) -> Result<Page, FetchError> {
     let answer = block_on(async {
         let mut client = Client::new(RealNet, RealClock, RealSpawn, endpoint);
         client
-            .request(Method::GET, "/status", Default::default(), STATUS_LEN_MAX, ANSWER_LIMIT)
+            .request(
+                Method::GET,
+                "/status",
+                Default::default(),
+                STATUS_LEN_MAX,
+                ANSWER_LIMIT,
+            )
             .await
     });
     let (status, body) = answer

@@ -10,7 +10,11 @@ use crate::output::{Table, age, rtt};
 /// A node with all its links.
 pub fn node(page: &Page) -> String {
     let node = &page.status.mesh;
-    let up = node.links.iter().filter(|l| l.state == LinkState::Up).count();
+    let up = node
+        .links
+        .iter()
+        .filter(|l| l.state == LinkState::Up)
+        .count();
     let mut out = format!(
         "{} ({})  incarnation {}  up {}  links {up}/{}\n\n",
         node.id,
@@ -50,7 +54,12 @@ fn servers(page: &Page) -> String {
         for broker in &page.status.brokers {
             table.row([
                 broker.url.clone(),
-                if broker.reachable { "reachable" } else { "unreachable" }.to_owned(),
+                if broker.reachable {
+                    "reachable"
+                } else {
+                    "unreachable"
+                }
+                .to_owned(),
                 or_dash(broker.answered_ms.map(|ms| format!("{} ago", age(ms)))),
                 or_dash(broker.last_error.clone()),
             ]);

@@ -32,7 +32,11 @@ impl Folder {
 
     /// A cluster secret of the name that the examples use.
     pub fn with_secret(self) -> Folder {
-        self.write("cluster.secret", "0123456789abcdef0123456789abcdef\n", 0o400);
+        self.write(
+            "cluster.secret",
+            "0123456789abcdef0123456789abcdef\n",
+            0o400,
+        );
         self
     }
 
@@ -53,7 +57,11 @@ impl Folder {
     }
 
     pub fn mode(&self, name: &str) -> u32 {
-        fs::metadata(self.0.join(name)).unwrap().permissions().mode() & 0o7777
+        fs::metadata(self.0.join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777
     }
 
     pub fn read(&self, name: impl AsRef<Path>) -> String {

@@ -1,0 +1,153 @@
+//! `holdfast dev`: real namespaces, NATs and processes. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Folder, Ran};
+use holdfast_lab::process::wait_for;
+
+/// A node that was killed or started shows as such within this time.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// A mesh of its own for one test, removed with the value.
+struct Dev {
+    folder: Folder,
+    prefix: String,
+}
+
+impl Dev {
+    /// `None` where it cannot be made; said aloud, and a failure where everything must run.
+    fn new(letter: char) -> Option<Dev> {
+        if let Err(why) = holdfast_lab::preconditions() {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "CI must run this test: {why}"
+            );
+            // Not by `eprintln!`, which the test harness swallows where a test passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED, not tested: {why}");
+            return None;
+        }
+        Some(Dev {
+            folder: Folder::new(),
+            // Namespaces live beside those of other runs.
+            prefix: format!("hf{letter}{}", std::process::id() % 100_000),
+        })
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        self.folder
+            .run(&[&["dev", "--prefix", &self.prefix], args].concat())
+    }
+
+    fn namespaces(&self) -> usize {
+        let found = std::fs::read_dir("/run/netns").into_iter().flatten();
+        let names = found.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let start = format!("{}-", self.prefix);
+        names.filter(|name| name.starts_with(&start)).count()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.run(&["status", "--json"]).ok()).unwrap()
+    }
+
+    fn links_up(&self) -> usize {
+        let status = self.status();
+        let nodes = status.as_array().unwrap().iter();
+        let links = nodes.filter_map(|node| node["status"]["links"].as_array());
+        links.flatten().filter(|link| link["state"] == "up").count()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.run(&["down"]);
+    }
+}
+
+#[test]
+fn a_mesh_comes_up_carries_a_request_and_goes_without_a_trace() {
+    let Some(dev) = Dev::new('a') else { return };
+    let table = dev.run(&["up", "--nodes", "2"]).ok();
+    assert_eq!(table.matches(" up ").count(), 2, "{table}");
+
+    let program = env!("CARGO_BIN_EXE_holdfast");
+    let serve = [
+        "exec",
+        "node-2",
+        "--",
+        program,
+        "dev",
+        "serve-hello",
+        "--port",
+        "8080",
+        "--background",
+    ];
+    assert_eq!(dev.run(&serve).ok(), "listening on 127.50.0.2:8080\n");
+    let request =
+        "exec 3<>/dev/tcp/127.50.0.2/8080; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+    let answer = dev
+        .run(&["exec", "node-1", "--", "/bin/bash", "-c", request])
+        .ok();
+    assert!(answer.ends_with("hello from node-2\n"), "{answer}");
+
+    assert!(dev.run(&["logs", "node-1"]).ok().contains("starting"));
+    let second = dev.run(&["up"]);
+    assert_eq!(second.code, 1);
+    assert!(second.err.contains("up already"), "{second:?}");
+
+    dev.run(&["down"]).ok();
+    assert_eq!(dev.namespaces(), 0);
+    assert!(!Path::new("/run/holdfast-lab").join(&dev.prefix).exists());
+    assert_eq!(dev.run(&["down"]).ok(), "there is no mesh to remove\n");
+    assert_eq!(dev.run(&["status"]).code, 1);
+}
+
+#[test]
+fn exec_passes_the_exit_code_on() {
+    let Some(dev) = Dev::new('b') else { return };
+    dev.run(&["up", "--nodes", "2"]).ok();
+    let code = |args: &[&str]| dev.run(&[&["exec"], args].concat()).code;
+    assert_eq!(code(&["node-1", "--", "/bin/sh", "-c", "exit 7"]), 7);
+    assert_eq!(code(&["node-1", "no-such-command"]), 127);
+    let unknown = dev.run(&["exec", "node-9", "true"]);
+    assert_eq!(unknown.code, 1);
+    assert!(
+        unknown.err.contains("the nodes are node-1, node-2"),
+        "{unknown:?}"
+    );
+}
+
+#[test]
+fn a_killed_node_is_shown_as_such_and_comes_back() {
+    let Some(dev) = Dev::new('c') else { return };
+    dev.run(&["up", "--nodes", "2", "--nat", "symmetric"]).ok();
+    dev.run(&["kill", "node-2"]).ok();
+    wait_for("node-2 is gone", BOUND, || {
+        dev.run(&["status"]).ok().contains("not running")
+    })
+    .unwrap();
+    assert_eq!(dev.run(&["kill", "node-2"]).code, 1);
+    dev.run(&["start", "node-2"]).ok();
+    wait_for("all links are up again", BOUND, || dev.links_up() == 2).unwrap();
+    assert_eq!(dev.run(&["start", "node-2"]).code, 1);
+}
+
+#[test]
+fn an_unknown_nat_and_a_number_of_nodes_out_of_range_are_bad_usage() {
+    let folder = Folder::new();
+    for args in [
+        ["dev", "up", "--nodes", "1"],
+        ["dev", "up", "--nodes", "17"],
+    ] {
+        assert_eq!(folder.run(&args).code, 2);
+    }
+    let Some(dev) = Dev::new('d') else { return };
+    let ran = dev.run(&["up", "--nat", "cone"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("expected linux, eim"), "{ran:?}");
+}
