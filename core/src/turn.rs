@@ -100,6 +100,7 @@ pub struct Turn {
     channels: BTreeMap<SocketAddr, Channel>,
     peers: BTreeMap<u16, SocketAddr>,
     tcp_unsent: usize,
+    tcp_unread: BytesMut,
     outputs: VecDeque<TurnOutput>,
 }
 
@@ -124,6 +125,7 @@ impl Turn {
             channels: BTreeMap::new(),
             peers: BTreeMap::new(),
             tcp_unsent: 0,
+            tcp_unread: BytesMut::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -188,6 +190,7 @@ impl Turn {
         if self.state == TurnState::Connecting {
             self.local = local;
             self.tcp_unsent = 0;
+            self.tcp_unread.clear();
             self.allocate(now);
         }
     }
@@ -211,21 +214,39 @@ impl Turn {
     pub fn handle(
         &mut self,
         now: Now,
+        data: BytesMut,
+        relayed: &mut impl FnMut(SocketAddr, BytesMut),
+    ) {
+        match self.server.transport {
+            TurnTransport::Udp => self.handle_message(now, data, relayed),
+            TurnTransport::Tcp => {
+                self.tcp_unread.unsplit(data);
+                while let Some(len) = message_len(&self.tcp_unread)
+                    && len <= self.tcp_unread.len()
+                {
+                    let message = self.tcp_unread.split_to(len);
+                    self.handle_message(now, message, relayed);
+                }
+            }
+        }
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Now,
         mut data: BytesMut,
         relayed: &mut impl FnMut(SocketAddr, BytesMut),
     ) {
-        let udp = self.server.transport == TurnTransport::Udp;
-        if udp && let Some((peer, len)) = self.channel_data(&data) {
+        if let Some((peer, len)) = self.channel_data(&data) {
             let _header = data.split_to(4);
             data.truncate(len);
             relayed(peer, data);
             return;
         }
         let at = self.at(now.mono);
-        let transport = if udp {
-            TransportType::Udp
-        } else {
-            TransportType::Tcp
+        let transport = match self.server.transport {
+            TurnTransport::Udp => TransportType::Udp,
+            TurnTransport::Tcp => TransportType::Tcp,
         };
         let Some(client) = &mut self.client else {
             return;
@@ -476,6 +497,18 @@ impl Turn {
         let nanos = now.saturating_duration_since(self.origin).as_nanos();
         turn_client_proto::stun::Instant::from_nanos(nanos as i64)
     }
+}
+
+/// Length of the first message in a TCP stream, once that is known: STUN by its header,
+/// ChannelData with its padding (RFC 8656 section 12.5). We cut the stream ourselves because
+/// `turn-client-proto` keeps the padding and then reads it as the next message.
+fn message_len(stream: &[u8]) -> Option<usize> {
+    let (header, _) = stream.split_first_chunk::<4>()?;
+    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    Some(match header[0] & 0xc0 {
+        0x40 => 4 + len.next_multiple_of(4),
+        _ => 20 + len,
+    })
 }
 
 /// User name and password, derived from a shared secret where there is one.

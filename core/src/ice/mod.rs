@@ -535,9 +535,19 @@ impl Ice {
         self.paths
             .retain(|path| Some(path.pair) == selected || !path.is_forgettable(now));
         let mut due = Vec::new();
+        let mut doubtful = false;
         for path in &mut self.paths {
-            if path.tick(now, selected == Some(path.pair)) {
+            let was_valid = path.state == PathState::Valid;
+            let is_selected = selected == Some(path.pair);
+            if path.tick(now, is_selected) {
                 due.push(path.pair);
+            }
+            doubtful |= is_selected && was_valid && path.state == PathState::Suspect;
+        }
+        if doubtful {
+            // By the time the path in use is given up, it is known which others work.
+            for path in &mut self.paths {
+                path.check_now(now);
             }
         }
         for pair in due {
@@ -579,8 +589,9 @@ impl Ice {
         let next = chosen.or(known);
         if next != self.selected {
             self.selected = next;
-            for path in &mut self.paths {
-                path.set_selected(now, next == Some(path.pair));
+            let chosen = self.paths.iter_mut().find(|path| Some(path.pair) == next);
+            if let Some(path) = chosen {
+                path.check_now(now);
             }
         }
         let direct = self

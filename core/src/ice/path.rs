@@ -14,9 +14,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Checks of the path in use are this far apart, as long as they are answered.
-const PROBE_SELECTED: Duration = Duration::from_millis(400);
-/// Checks of a path that is kept in reserve. Keeps its NAT mappings and permissions alive.
-const PROBE_STANDBY: Duration = Duration::from_millis(2500);
+const PROBE_SELECTED: Duration = Duration::from_millis(500);
+/// Checks of a path that is kept in reserve. Keeps its NAT mappings alive (RFC 4787 REQ-5);
+/// when the path in use becomes suspect, all others are checked at once.
+const PROBE_STANDBY: Duration = Duration::from_secs(10);
+/// An answer within this time says that a path in reserve works now.
+const FRESH: Duration = Duration::from_secs(2);
 /// Checks of a path whose answer is overdue: many, so that loss alone does not kill it.
 const PROBE_SUSPECT: Duration = Duration::from_millis(120);
 /// First check of a dead path; the gap doubles up to [`PROBE_DEAD_LAST`].
@@ -180,10 +183,12 @@ impl Path {
         self.state = PathState::Valid;
         self.probe_gap = PROBE_DEAD_FIRST;
         let next = now + self.interval(selected);
-        self.probe_at = Some(self.probe_at.map_or(next, |at| {
-            // An early answer to an old check does not put off the next one.
-            if at <= now { next } else { at.min(next) }
-        }));
+        // An answer puts off checks of a path in reserve, whoever asked. Checks of the path in
+        // use keep their pace, so that a long queue on the way does not thin them out.
+        let keep = self
+            .probe_at
+            .filter(|at| selected && *at > now && *at < next);
+        self.probe_at = Some(keep.unwrap_or(next));
     }
 
     fn interval(&self, selected: bool) -> Duration {
@@ -222,12 +227,14 @@ impl Path {
         }
     }
 
-    /// Traffic takes this path from now on, or no longer.
-    pub fn set_selected(&mut self, now: Instant, selected: bool) {
-        if selected {
-            let soon = now + PROBE_SUSPECT;
-            self.probe_at = Some(self.probe_at.map_or(soon, |at| at.min(soon)));
-        }
+    /// Check it now: traffic takes it from now on, or may have to soon.
+    pub fn check_now(&mut self, now: Instant) {
+        self.probe_at = Some(now);
+    }
+
+    /// Whether it was seen to work a moment ago.
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.answered_at.is_some_and(|at| now < at + FRESH)
     }
 
     /// Its address or its relay is gone.
@@ -359,7 +366,15 @@ pub fn choose(paths: &[Path], current: Option<Pair>, now: Instant) -> Option<Pai
             Some(current) => path.beats(current, now),
             None => path.is_usable(),
         })
-        .min_by_key(|path| (path.relays(), path.deaths, path.rtt, path.pair));
+        .min_by_key(|path| {
+            (
+                !path.is_fresh(now),
+                path.relays(),
+                path.deaths,
+                path.rtt,
+                path.pair,
+            )
+        });
     best.or(current).map(|path| path.pair)
 }
 

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::Connection;
@@ -92,7 +92,47 @@ struct Session {
     said_hello: bool,
     confirmed: bool,
     path: Option<Pair>,
+    /// Whether it works, to the best of our knowledge.
+    connected: bool,
+    /// Since when none works, after the session was up.
+    pathless_since: Option<Instant>,
     path_changes: u32,
+}
+
+impl Session {
+    /// QUIC's timers stand still while no path works: they could only back off further, and
+    /// would then be late when one works again.
+    fn deadline(&mut self, grace: Duration) -> Option<(Instant, &'static str)> {
+        let quic = match self.connected {
+            true => self.quic.deadline().map(|at| (at, "QUIC timers")),
+            false => None,
+        };
+        let handshake = self
+            .handshake_since
+            .map(|at| (at + HANDSHAKE_TIMEOUT, "the handshake must be done"));
+        let pathless = self
+            .pathless_since
+            .map(|at| (at + grace, "streams without a path are given up"));
+        [self.ice.deadline(), quic, handshake, pathless]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// Note whether the path in use works. When it does again, QUIC makes up for lost time.
+    fn update_connected(&mut self, now: Instant) {
+        let connected = self.ice.is_connected();
+        if connected == self.connected {
+            return;
+        }
+        self.connected = connected;
+        let was_up = self.confirmed;
+        self.pathless_since = (was_up && !connected).then_some(now);
+        if connected && self.path.is_some() {
+            self.quic.path_changed(now);
+            self.quic.handle_deadline(now);
+        }
+    }
 }
 
 /// The link to one peer.
@@ -318,12 +358,14 @@ impl Link {
             if session.ice.deadline().is_some_and(|(at, _)| at <= now.mono) {
                 session.ice.handle_deadline(now.mono);
             }
-            session.quic.handle_deadline(now.mono);
-            if session
-                .handshake_since
-                .is_some_and(|at| now.mono >= at + HANDSHAKE_TIMEOUT)
-            {
+            if session.connected {
+                session.quic.handle_deadline(now.mono);
+            }
+            let past = |since: Option<Instant>, time| since.is_some_and(|at| now.mono >= at + time);
+            if past(session.handshake_since, HANDSHAKE_TIMEOUT) {
                 self.connection_lost(now, "the QUIC handshake took too long");
+            } else if past(session.pathless_since, self.shared.limits.path_loss_grace) {
+                self.connection_lost(now, "no path for too long");
             }
         }
         self.settle(now);
@@ -332,18 +374,9 @@ impl Link {
     /// When to call [`Link::handle_deadline`], and why.
     pub fn deadline(&mut self) -> Option<(Instant, &'static str)> {
         let signal = self.signaling.deadline().map(|at| (at, "signaling"));
-        let session = self.session.as_mut();
-        let (ice, quic, handshake) = match session {
-            Some(session) => (
-                session.ice.deadline(),
-                session.quic.deadline().map(|at| (at, "QUIC timers")),
-                session
-                    .handshake_since
-                    .map(|at| (at + HANDSHAKE_TIMEOUT, "the handshake must be done")),
-            ),
-            None => (None, None, None),
-        };
-        [signal, ice, quic, handshake]
+        let grace = self.shared.limits.path_loss_grace;
+        let session = self.session.as_mut().and_then(|s| s.deadline(grace));
+        [signal, session]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -503,6 +536,8 @@ impl Link {
             said_hello: false,
             confirmed: false,
             path: None,
+            connected: false,
+            pathless_since: None,
             path_changes: 0,
         });
         self.signaling.set_quiet(now, false);
@@ -548,6 +583,7 @@ impl Link {
         let Some(session) = &mut self.session else {
             return;
         };
+        session.update_connected(now.mono);
         let selected = session.ice.selected();
         if selected == session.path || selected.is_none() {
             return;

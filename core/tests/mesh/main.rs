@@ -1,5 +1,9 @@
 //! Whole nodes in virtual time: what a link promises, one sentence per test.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod paths;
+mod replay;
 mod setup;
+mod signaling;
+mod streams;
 mod world;

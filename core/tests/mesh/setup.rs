@@ -2,34 +2,167 @@
 
 use std::time::Duration;
 
+use holdfast_core::config::TurnTransport;
 use holdfast_net_model::{Links, NatConfig, Uplink};
 
 use crate::world::{ECHO, Spec, World};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub const SECOND: Duration = Duration::from_secs(1);
 
 /// Two nodes, each behind a NAT of its own.
 pub fn two_nats(seed: u8, nat: impl Fn([u8; 4]) -> NatConfig) -> World {
+    two_nodes(seed, nat, |_, _| {})
+}
+
+/// Two nodes, each behind a NAT of its own, with something special about them.
+pub fn two_nodes(
+    seed: u8,
+    nat: impl Fn([u8; 4]) -> NatConfig,
+    special: impl Fn(usize, &mut Spec),
+) -> World {
     World::new(seed, |net| {
         let nats = [[203, 0, 113, 101], [203, 0, 113, 102]]
             .map(|ip| net.add_nat(Uplink::Core, nat(ip), Links::ideal()).unwrap());
-        vec![
+        let mut specs = vec![
             Spec::new("a", Uplink::Behind(nats[0]), [10, 1, 1, 2]),
             Spec::new("b", Uplink::Behind(nats[1]), [10, 2, 1, 2]),
-        ]
+        ];
+        for (n, spec) in specs.iter_mut().enumerate() {
+            special(n, spec);
+        }
+        specs
     })
 }
 
+pub fn home(ip: [u8; 4]) -> NatConfig {
+    NatConfig::home(ip.into())
+}
+
+pub fn symmetric(ip: [u8; 4]) -> NatConfig {
+    NatConfig::symmetric(ip.into())
+}
+
+/// Two started nodes whose link is up and settled on its best path.
+pub fn settled(seed: u8, nat: impl Fn([u8; 4]) -> NatConfig) -> World {
+    let mut world = two_nats(seed, nat);
+    start_both(&mut world);
+    world
+}
+
+pub fn start_both(world: &mut World) {
+    world.start(0);
+    world.start(1);
+    world.run_until(SECOND * 5, |world| world.both_up(0, 1));
+    world.run(SECOND * 2);
+}
+
+/// Bytes cross the link in both directions.
+pub fn assert_flows(world: &mut World, a: usize, b: usize) {
+    let stream = world.open(a, b, ECHO, 100_000, true);
+    world.run_until(SECOND * 5, |world| world.app(a, stream).read_finished);
+    assert_eq!(world.app(a, stream).received, 100_000);
+}
+
 #[test]
-fn two_nodes_behind_different_nats_find_a_direct_path_and_echo_bytes() {
-    let mut world = two_nats(1, |ip| NatConfig::home(ip.into()));
+fn two_nodes_behind_different_nats_find_a_direct_path_within_a_second() {
+    let mut world = two_nats(1, home);
+    world.start(0);
+    world.start(1);
+    let took = world.run_until(SECOND, |world| world.both_up(0, 1));
+    println!("up after {took:?}");
+    world.run(SECOND);
+    assert_eq!(world.class(0, 1).as_deref(), Some("direct"));
+    assert_flows(&mut world, 0, 1);
+    assert_flows(&mut world, 1, 0);
+}
+
+#[test]
+fn two_symmetric_nats_meet_at_a_relay() {
+    let mut world = settled(2, symmetric);
+    assert_eq!(world.class(0, 1).as_deref(), Some("relay"));
+    assert_eq!(world.class(1, 0).as_deref(), Some("relay"));
+    assert_flows(&mut world, 0, 1);
+}
+
+#[test]
+fn a_node_whose_udp_is_blocked_relays_over_tcp() {
+    let both = vec![TurnTransport::Udp, TurnTransport::Tcp];
+    let mut world = two_nodes(
+        3,
+        |ip| NatConfig {
+            udp_blocked: ip[3] == 101,
+            ..home(ip)
+        },
+        |_, spec| spec.turn = both.clone(),
+    );
     world.start(0);
     world.start(1);
     let took = world.run_until(SECOND * 2, |world| world.both_up(0, 1));
     println!("up after {took:?}");
+    assert_eq!(world.class(0, 1).as_deref(), Some("relay"));
+    assert_flows(&mut world, 0, 1);
+    assert_flows(&mut world, 1, 0);
+}
+
+#[test]
+fn a_link_comes_up_in_spite_of_a_fifth_of_all_packets_lost() {
+    for seed in 0..10 {
+        let mut world = two_nats(seed, home);
+        for node in 0..2 {
+            crate::paths::set_loss(&mut world, node, 10);
+        }
+        world.start(0);
+        world.start(1);
+        let took = world.run_until(SECOND * 6, |world| world.both_up(0, 1));
+        println!("seed {seed}: up after {took:?}");
+    }
+}
+
+#[test]
+fn peers_that_start_minutes_apart_meet() {
+    let mut world = two_nats(4, home);
+    world.start(0);
+    world.run(SECOND * 300);
+    world.start(1);
+    let took = world.run_until(SECOND * 2, |world| world.both_up(0, 1));
+    println!("up after {took:?}");
+}
+
+#[test]
+fn nodes_behind_one_hairpinning_nat_find_each_other() {
+    let mut world = World::new(5, |net| {
+        let nat = NatConfig {
+            hairpinning: true,
+            isolated: true,
+            ..home([203, 0, 113, 101])
+        };
+        let nat = net.add_nat(Uplink::Core, nat, Links::ideal()).unwrap();
+        ["a", "b", "c"]
+            .iter()
+            .enumerate()
+            .map(|(n, name)| Spec::new(name, Uplink::Behind(nat), [10, 1, n as u8, 2]))
+            .collect()
+    });
+    for node in 0..3 {
+        world.start(node);
+    }
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        world.run_until(SECOND * 3, |world| world.both_up(a, b));
+        assert_flows(&mut world, a, b);
+    }
     world.run(SECOND);
     assert_eq!(world.class(0, 1).as_deref(), Some("direct"));
-    let stream = world.open(0, 1, ECHO, 1_000_000, true);
-    world.run_until(SECOND * 5, |world| world.app(0, stream).read_finished);
-    assert_eq!(world.app(0, stream).received, 1_000_000);
+}
+
+#[test]
+fn a_goodbye_is_known_at_once() {
+    let mut world = settled(6, home);
+    world.call(0, |mesh, now| {
+        mesh.handle(now, holdfast_core::mesh::Input::Goodbye)
+    });
+    let idle = |world: &World| world.state(1, 0) == holdfast_core::status::LinkState::Idle;
+    let took = world.run_until(SECOND, idle);
+    assert!(took < Duration::from_millis(60), "{took:?}");
+    world.run(Duration::from_millis(100));
+    assert!(world.nodes[0].mesh.as_ref().unwrap().is_drained());
 }

@@ -61,6 +61,8 @@ pub struct Spec {
     pub stun: bool,
     pub congestion: Congestion,
     pub limits: Limits,
+    /// Which cluster's secret it holds.
+    pub secret: u8,
     /// How far its wall clock is off.
     pub clock_behind: Duration,
 }
@@ -75,6 +77,7 @@ impl Spec {
             stun: true,
             congestion: Congestion::Bbr,
             limits: Limits::default(),
+            secret: 5,
             clock_behind: Duration::ZERO,
         }
     }
@@ -171,7 +174,7 @@ const PATTERN_LEN: u64 = 65_521;
 
 fn pattern() -> Bytes {
     static PATTERN: std::sync::OnceLock<Bytes> = std::sync::OnceLock::new();
-    let make = || (0..2 * PATTERN_LEN).map(|i| pattern_at(i)).collect();
+    let make = || (0..2 * PATTERN_LEN).map(pattern_at).collect();
     PATTERN.get_or_init(make).clone()
 }
 
@@ -236,7 +239,8 @@ impl World {
 
     /// Start a node, or start it again.
     pub fn start(&mut self, node: usize) {
-        let secret = ClusterSecret::new(vec![5; 32]).expect("long enough");
+        let secret = self.nodes[node].spec.secret;
+        let secret = ClusterSecret::new(vec![secret; 32]).expect("long enough");
         let names: Vec<&'static str> = self.nodes.iter().map(|node| node.spec.name).collect();
         let me = &mut self.nodes[node];
         me.runs += 1;
@@ -673,7 +677,8 @@ impl World {
                 self.broker.handle(now, input);
             }
             Happening::Poll { node, run } if self.nodes[node].runs == run => {
-                let secret = ClusterSecret::new(vec![5; 32]).expect("long enough");
+                let secret = self.nodes[node].spec.secret;
+                let secret = ClusterSecret::new(vec![secret; 32]).expect("long enough");
                 let id = self.nodes[node].spec.name.parse().expect("a name");
                 self.broker.handle(
                     now,

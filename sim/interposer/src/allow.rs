@@ -10,14 +10,22 @@
 const HASH_KEYS: [&str; 2] = ["hashmap_random_keys", "std/src/hash/random.rs"];
 
 /// Whether an entropy read with this backtrace may be served.
-pub(crate) fn is_entropy_allowed(trace: &str, crates: &[String]) -> bool {
-    trace.lines().any(|line| {
-        HASH_KEYS.iter().any(|key| line.contains(key))
-            || crates.iter().any(|name| names_crate(line, name))
-    })
+pub(crate) fn is_entropy_allowed(trace: &str, allowed: &[String]) -> bool {
+    let hash_keys = |line: &str| HASH_KEYS.iter().any(|key| line.contains(key));
+    trace.lines().any(hash_keys) || is_allowed(trace, allowed)
 }
 
-fn names_crate(line: &str, name: &str) -> bool {
+/// Whether one of these crates, or of these places in their sources, is in the backtrace.
+pub(crate) fn is_allowed(trace: &str, allowed: &[String]) -> bool {
+    trace
+        .lines()
+        .any(|line| allowed.iter().any(|name| names(line, name)))
+}
+
+fn names(line: &str, name: &str) -> bool {
+    if name.contains('/') {
+        return line.contains(name);
+    }
     match line.trim_start().strip_prefix("at ") {
         Some(path) => path.split('/').any(|part| is_source_of(part, name)),
         None => is_function_of(line, name),

@@ -78,17 +78,31 @@ impl Interposer {
     pub const fn new(seed: [u8; 32]) -> Self {
         Self {
             seed,
-            policy: Policy::Strict(Vec::new()),
+            policy: Policy::Strict {
+                entropy: Vec::new(),
+                clocks: Vec::new(),
+            },
         }
     }
 
     /// Serves entropy to these crates too. A crate allows what it calls: the entropy is
     /// served when any frame of the backtrace belongs to it. Names are those of paths
-    /// (`stun_types`); a trailing `*` matches any ending (`turn_*`).
+    /// (`stun_types`); a trailing `*` matches any ending (`turn_*`); one with a slash is part
+    /// of a source file's path, for a single module of a crate.
     #[must_use]
     pub fn allow_entropy(mut self, crates: &[&str]) -> Self {
-        if let Policy::Strict(allowed) = &mut self.policy {
-            allowed.extend(crates.iter().map(|name| (*name).to_owned()));
+        if let Policy::Strict { entropy, .. } = &mut self.policy {
+            entropy.extend(crates.iter().map(|name| (*name).to_owned()));
+        }
+        self
+    }
+
+    /// Lets these crates read the real clock. Only for those whose reading has no effect,
+    /// such as a generator that is seeded again before it is used.
+    #[must_use]
+    pub fn allow_clocks(mut self, crates: &[&str]) -> Self {
+        if let Policy::Strict { clocks, .. } = &mut self.policy {
+            clocks.extend(crates.iter().map(|name| (*name).to_owned()));
         }
         self
     }

@@ -14,8 +14,11 @@ thread_local! {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Policy {
-    /// Abort, except for entropy read by these crates.
-    Strict(Vec<String>),
+    /// Abort, except for entropy read by some crates and clocks read by others.
+    Strict {
+        entropy: Vec<String>,
+        clocks: Vec<String>,
+    },
     CountOnly,
 }
 
@@ -68,9 +71,9 @@ impl State {
 
     fn serve(&self, call: &str, buffer: &mut [u8]) {
         self.entropy_reads.set(self.entropy_reads.get() + 1);
-        if let Policy::Strict(crates) = &self.policy {
+        if let Policy::Strict { entropy, .. } = &self.policy {
             let trace = Backtrace::force_capture().to_string();
-            if !allow::is_entropy_allowed(&trace, crates) {
+            if !allow::is_entropy_allowed(&trace, entropy) {
                 abort(
                     call,
                     "inject the entropy, or allow the crate that reads it",
@@ -85,12 +88,11 @@ impl State {
 
     fn note_clock(&self, call: &str) {
         self.clock_reads.set(self.clock_reads.get() + 1);
-        if let Policy::Strict(_) = self.policy {
-            abort(
-                call,
-                "inject the time",
-                &Backtrace::force_capture().to_string(),
-            );
+        if let Policy::Strict { clocks, .. } = &self.policy {
+            let trace = Backtrace::force_capture().to_string();
+            if !allow::is_allowed(&trace, clocks) {
+                abort(call, "inject the time", &trace);
+            }
         }
     }
 }
