@@ -7,13 +7,13 @@ mod common;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::SplitNet;
-use holdfast_core::config::{AllowRule, Config, PeerConfig};
+use holdfast_core::config::{self, AllowRule, Config, PeerConfig, TurnCredentials, TurnTransport};
 use holdfast_core::entropy::Seed;
 use holdfast_core::identity::Identity;
 use holdfast_core::status::LinkState;
@@ -25,7 +25,9 @@ use holdfast_io::net::{DatagramEvent, DatagramSocket, Listener, Net, Stream, UDP
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, RealStream, block_on};
 use holdfast_io::spawn::{Spawn, Task};
 use holdfast_servers::broker::BrokerLimits;
+use holdfast_servers::relay::{TurnOptions, TurnServer};
 use holdfast_servers::rendezvous::{Rendezvous, RendezvousOptions};
+use holdfast_servers::turn::SharedSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 
@@ -90,12 +92,17 @@ fn config(n: u8, world: u8) -> Config {
 impl Node {
     /// Start node `n` of a test; `world` keeps tests apart that run at one time.
     fn start(world: u8, n: u8, broker: &Endpoint) -> Node {
+        Node::start_with(world, n, broker, |_| {})
+    }
+
+    fn start_with(world: u8, n: u8, broker: &Endpoint, adapt: impl Fn(&mut Config)) -> Node {
         let net = SplitNet {
             n: 10 * world + n,
             interface: [127, 90, world, n].into(),
         };
         let admin: SocketAddr = ([127, 90, world, n], 7090).into();
-        let config = config(n, world);
+        let mut config = config(n, world);
+        adapt(&mut config);
         let options = MeshOptions {
             forward: config.allow.clone(),
             config,
@@ -181,6 +188,32 @@ async fn broker() -> (Endpoint, Task) {
     (endpoint.parse().unwrap(), task)
 }
 
+/// A TURN server on UDP and TCP that relays on loopback.
+async fn turn_server(world: u8, secret: &str) -> (SocketAddr, Task) {
+    let secret = SharedSecret::new(secret.as_bytes().to_vec()).unwrap();
+    let mut options = TurnOptions::on(([127, 90, world, 9], 3478).into(), secret);
+    options.loopback_peers = true;
+    let seed = Seed::new([2; 32]);
+    let server = TurnServer::bind(options, RealNet, RealClock, RealSpawn, seed);
+    let server = server.await.unwrap();
+    let addr = server.tcp_addr().unwrap();
+    let task = RealSpawn.spawn("turn", async move {
+        let (_switch, stop) = Stop::new();
+        server.run(stop).await;
+    });
+    (addr, task)
+}
+
+fn turn_config(addr: SocketAddr, transport: TurnTransport, secret: &str) -> config::TurnServer {
+    config::TurnServer {
+        addr,
+        transport,
+        credentials: TurnCredentials::Shared {
+            secret: secret.to_owned().into(),
+        },
+    }
+}
+
 async fn within<F: Future>(future: F) -> F::Output {
     timeout(&RealClock, PATIENCE, future).await.unwrap()
 }
@@ -230,7 +263,7 @@ fn bytes_cross_both_ways_with_half_close_and_the_peers_address() {
         };
         let server = async {
             let (mut tcp, from) = service.accept().await.unwrap();
-            assert_eq!(IpAddr::from(from.ip()), two.at(1, 0).ip());
+            assert_eq!(from.ip(), two.at(1, 0).ip());
             let mut got = Vec::new();
             tcp.read_to_end(&mut got).await.unwrap();
             assert!(got == request, "the request differs");
@@ -320,6 +353,136 @@ fn datagrams_keep_their_boundaries_and_their_senders_port() {
             );
             assert!(buf[..len] == payload, "{len} bytes differ on the way back");
         }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_udp_service_on_loopback_only_is_found_after_a_refusal() {
+    block_on(async {
+        let (one, two, _broker) = pair(9).await;
+        let service = two
+            .net
+            .bind_datagram(([127, 0, 0, 1], UDP).into())
+            .await
+            .unwrap();
+        let client = RealNet.bind_datagram(one.net.real(([127, 50, 0, 1], 0).into()));
+        let client = client.await.unwrap();
+        let mut buf = vec![0; UDP_PAYLOAD_MAX];
+        let arrived = async { service.recv(&mut buf).await.unwrap() };
+        // A datagram may be lost to the refusal that shows the way.
+        let asking = async {
+            loop {
+                client.send_to(b"ask", one.at(2, UDP)).await.unwrap();
+                RealClock.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let event = within(async {
+            tokio::select! {
+                event = arrived => event,
+                () = asking => unreachable!("it asks for ever"),
+            }
+        });
+        let DatagramEvent::Data { len: 3, from } = event.await else {
+            panic!("three bytes were sent");
+        };
+        service.send_to(b"answer", from).await.unwrap();
+        let event = within(client.recv(&mut buf)).await.unwrap();
+        assert_eq!(
+            event,
+            DatagramEvent::Data {
+                len: 6,
+                from: one.at(2, UDP)
+            }
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_turn_server_relays_over_udp_and_over_tcp() {
+    const SECRET: &str = "a secret of the TURN server";
+    block_on(async {
+        let broker = broker().await;
+        let (turn, _server) = turn_server(11, SECRET).await;
+        for (n, transport) in [(1, TurnTransport::Udp), (2, TurnTransport::Tcp)] {
+            let node = Node::start_with(11, n, &broker.0, |config| {
+                config.turn = vec![turn_config(turn, transport, SECRET)];
+            });
+            until(async || {
+                let status = node.status().await;
+                status.is_ok_and(|s| s.mesh.relays.iter().any(|r| r.state == "ready"))
+            })
+            .await;
+            node.stop().await;
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_reader_that_stopped_holds_up_nobody_else() {
+    block_on(async {
+        let (one, two, _broker) = pair(13).await;
+        let service = two.net.listen((vip(2).addr(), TCP).into()).await.unwrap();
+        let mut stuck = Vec::new();
+        for _ in 0..20 {
+            let mut client = one.connect(2).await;
+            let (server, _) = within(service.accept()).await.unwrap();
+            // Until nothing more fits anywhere on the way.
+            let chunk = vec![0; 64 << 10];
+            let fill = async { while client.write_all(&chunk).await.is_ok() {} };
+            let quiet = Duration::from_millis(100);
+            assert!(timeout(&RealClock, quiet, fill).await.is_err());
+            stuck.push((client, server));
+        }
+        let mut client = one.connect(2).await;
+        let (mut server, _) = within(service.accept()).await.unwrap();
+        let sent = pattern(1 << 20, 3);
+        let mut got = vec![0; sent.len()];
+        let both = async { tokio::join!(client.write_all(&sent), server.read_exact(&mut got)) };
+        within(both).await.1.unwrap();
+        assert!(got == sent, "bytes differ");
+        drop(stuck);
+        until(async || two.status().await.unwrap().connections == 1).await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn hundreds_of_connections_come_and_go_and_none_is_left() {
+    const CONNECTIONS: usize = 300;
+    block_on(async {
+        let (one, two, _broker) = pair(14).await;
+        let service = two.net.listen((vip(2).addr(), TCP).into()).await.unwrap();
+        let _echo = RealSpawn.spawn("echo", async move {
+            loop {
+                let (mut tcp, _) = service.accept().await.unwrap();
+                let echo = RealSpawn.spawn("echo", async move {
+                    let mut bytes = Vec::new();
+                    tcp.read_to_end(&mut bytes).await.unwrap();
+                    tcp.write_all(&bytes).await.unwrap();
+                });
+                echo.detach();
+            }
+        });
+        let mut clients = Vec::new();
+        for n in 0..CONNECTIONS {
+            let mut client = one.connect(2).await;
+            client.write_all(&pattern(1000 + n, 5)).await.unwrap();
+            clients.push(client);
+        }
+        for (n, mut client) in clients.into_iter().enumerate() {
+            client.shutdown().await.unwrap();
+            let mut bytes = Vec::new();
+            within(client.read_to_end(&mut bytes)).await.unwrap();
+            assert!(bytes == pattern(1000 + n, 5), "connection {n}");
+        }
+        until(async || {
+            let (one, two) = (one.status().await.unwrap(), two.status().await.unwrap());
+            one.connections == 0 && two.connections == 0
+        })
+        .await;
     })
     .unwrap();
 }
