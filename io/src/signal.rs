@@ -4,8 +4,8 @@
 //! and a broker that is away costs nothing but its own retries. A queue holds the newest
 //! envelope per receiver, because each is a full snapshot and replaces the one before.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ const POLL_WAIT: Duration = Duration::from_secs(25);
 const POLL_GRACE: Duration = Duration::from_secs(10);
 /// Longest time for a post.
 const POST_LIMIT: Duration = Duration::from_secs(10);
+/// Posts to one broker at one time: a node that starts has something to say to every peer.
+const POSTERS: usize = 4;
 /// First pause after a failure; doubled each time, and drawn from its upper half.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause.
@@ -73,7 +75,6 @@ struct Broker {
     outbox: RefCell<Outbox>,
     posted_something: Notify,
     state: RefCell<State>,
-    in_flight: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -91,6 +92,8 @@ struct State {
 struct Outbox {
     order: VecDeque<PublicKey>,
     envelopes: BTreeMap<PublicKey, Bytes>,
+    /// Receivers with an envelope on its way: a newer one waits, so that it arrives later.
+    in_flight: BTreeSet<PublicKey>,
 }
 
 impl Outbox {
@@ -100,18 +103,29 @@ impl Outbox {
         }
         // A node has no more peers than this, so what falls out is nobody's.
         while self.order.len() > PEERS_MAX {
-            self.pop();
+            if let Some(to) = self.order.pop_front() {
+                self.envelopes.remove(&to);
+            }
         }
     }
 
-    fn pop(&mut self) -> Option<(PublicKey, Bytes)> {
-        let to = self.order.pop_front()?;
+    /// Take the next envelope; [`Outbox::landed`] or [`Outbox::put_back`] follows.
+    fn take(&mut self) -> Option<(PublicKey, Bytes)> {
+        let free = |to: &PublicKey| !self.in_flight.contains(to);
+        let to = self.order.remove(self.order.iter().position(free)?)?;
         let envelope = self.envelopes.remove(&to)?;
+        self.in_flight.insert(to);
         Some((to, envelope))
+    }
+
+    /// What was taken needs no other try.
+    fn landed(&mut self, to: PublicKey) {
+        self.in_flight.remove(&to);
     }
 
     /// Put back what could not be posted, unless something newer has come.
     fn put_back(&mut self, to: PublicKey, envelope: Bytes) {
+        self.in_flight.remove(&to);
         if !self.envelopes.contains_key(&to) {
             self.order.push_front(to);
             self.envelopes.insert(to, envelope);
@@ -166,9 +180,12 @@ impl Signaling {
             .collect();
         let mut tasks = Vec::new();
         for (index, broker) in brokers.iter().enumerate() {
-            let jitter = |what| seed.fork(&format!("signal/{index}/{what}")).rng();
-            let post = post_for_ever(parts.clone(), broker.clone(), jitter("post"));
-            tasks.push(parts.spawn.spawn("signal post", post));
+            let jitter = |what: &str| seed.fork(&format!("signal/{index}/{what}")).rng();
+            for poster in 0..POSTERS {
+                let jitter = jitter(&format!("post/{poster}"));
+                let post = post_for_ever(parts.clone(), broker.clone(), jitter);
+                tasks.push(parts.spawn.spawn("signal post", post));
+            }
             let (polls, deliver) = (jitter("poll"), deliver.clone());
             let poll = poll_for_ever(parts.clone(), broker.clone(), mailbox, polls, deliver);
             tasks.push(parts.spawn.spawn("signal poll", poll));
@@ -194,7 +211,8 @@ impl Signaling {
         !self.brokers.iter().any(|broker| {
             let state = broker.state.borrow();
             let failing = !state.reachable && state.failures > 0;
-            let waits = broker.in_flight.get() || !broker.outbox.borrow().order.is_empty();
+            let outbox = broker.outbox.borrow();
+            let waits = !outbox.in_flight.is_empty() || !outbox.order.is_empty();
             waits && !failing
         })
     }
@@ -219,7 +237,6 @@ impl Broker {
             outbox: RefCell::default(),
             posted_something: Notify::new(),
             state: RefCell::default(),
-            in_flight: Cell::new(false),
         }
     }
 
@@ -242,6 +259,15 @@ impl Broker {
         state.reachable = false;
         state.failures += 1;
         state.last_error = Some(error.to_string());
+    }
+
+    /// What becomes of an envelope that was not taken.
+    fn give_back(&self, to: PublicKey, envelope: Bytes, error: &Failure) {
+        let mut outbox = self.outbox.borrow_mut();
+        match error.is_final() {
+            true => outbox.landed(to),
+            false => outbox.put_back(to, envelope),
+        }
     }
 
     fn status(&self, now: Instant) -> BrokerStatus {
@@ -272,25 +298,21 @@ async fn post_for_ever<N: Net, C: Clock, S: Spawn>(
     let mut client = parts.client(&broker);
     let mut backoff = Backoff::new(jitter);
     loop {
-        let next = broker.outbox.borrow_mut().pop();
+        let next = broker.outbox.borrow_mut().take();
         let Some((to, envelope)) = next else {
             broker.posted_something.notified().await;
             continue;
         };
-        broker.in_flight.set(true);
-        let result = post(&mut client, envelope.clone()).await;
-        broker.in_flight.set(false);
-        match result {
+        match post(&mut client, envelope.clone()).await {
             Ok(()) => {
+                broker.outbox.borrow_mut().landed(to);
                 broker.state.borrow_mut().posted += 1;
                 broker.succeeded(parts.clock.now().mono);
                 backoff.reset();
             }
             Err(error) => {
                 broker.failed("posting an envelope", &error);
-                if !error.is_final() {
-                    broker.outbox.borrow_mut().put_back(to, envelope);
-                }
+                broker.give_back(to, envelope, &error);
                 parts.clock.sleep(backoff.next()).await;
             }
         }
@@ -425,17 +447,28 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_envelope_replaces_the_queued_one_and_keeps_its_place() {
+    fn a_newer_envelope_replaces_the_queued_one_and_never_overtakes_the_older() {
+        let envelope = Bytes::from_static;
         let mut outbox = Outbox::default();
-        outbox.push(key(1), Bytes::from_static(b"old"));
-        outbox.push(key(2), Bytes::from_static(b"two"));
-        outbox.push(key(1), Bytes::from_static(b"new"));
-        assert_eq!(outbox.pop(), Some((key(1), Bytes::from_static(b"new"))));
-        outbox.push(key(1), Bytes::from_static(b"newer"));
-        outbox.put_back(key(1), Bytes::from_static(b"new"));
-        assert_eq!(outbox.pop(), Some((key(2), Bytes::from_static(b"two"))));
-        assert_eq!(outbox.pop(), Some((key(1), Bytes::from_static(b"newer"))));
-        assert_eq!(outbox.pop(), None);
+        outbox.push(key(1), envelope(b"old"));
+        outbox.push(key(2), envelope(b"two"));
+        outbox.push(key(1), envelope(b"new"));
+        assert_eq!(outbox.take(), Some((key(1), envelope(b"new"))));
+        outbox.push(key(1), envelope(b"newer"));
+        assert_eq!(outbox.take(), Some((key(2), envelope(b"two"))));
+        assert_eq!(
+            outbox.take(),
+            None,
+            "an older one is on its way to the same receiver"
+        );
+        outbox.put_back(key(1), envelope(b"new"));
+        assert_eq!(outbox.take(), Some((key(1), envelope(b"newer"))));
+        outbox.put_back(key(1), envelope(b"newer"));
+        assert_eq!(outbox.take(), Some((key(1), envelope(b"newer"))));
+        outbox.landed(key(1));
+        outbox.landed(key(2));
+        assert_eq!(outbox.take(), None);
+        assert!(outbox.in_flight.is_empty() && outbox.envelopes.is_empty());
     }
 
     #[test]

@@ -319,4 +319,23 @@ mod tests {
         let large = encode_answer(CURSOR, &[vec![0; ENVELOPE_LEN_MAX + 1]]);
         assert_eq!(decode_answer(&large), Err(AnswerError::Envelope));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_answer_reads_back_and_no_bytes_panic(
+            run: u64,
+            seq: u64,
+            envelopes: Vec<Vec<u8>>,
+            noise: Vec<u8>,
+            path in "/v1/signal(/[0-9a-f]{64}|.{0,80})",
+            query in ".{0,80}",
+        ) {
+            let cursor = Cursor { run, seq };
+            let answer = decode_answer(&encode_answer(cursor, &envelopes));
+            proptest::prop_assert_eq!(answer, Ok(PollAnswer { cursor, envelopes }));
+            let _ = decode_answer(&noise);
+            let _ = Route::parse(&Method::GET, &path, Some(&query));
+            let _ = cursor_from_text(&query);
+        }
+    }
 }

@@ -200,8 +200,10 @@ impl<N: Net> Forward<N> {
         let mut idle = cx.clock.sleep(IDLE_MAX);
         loop {
             tokio::select! {
-                event = socket.recv(&mut buf) => self.received(cx, link, event, &buf).await,
+                // In this order: what waits to be sent is bounded, what arrives is not.
+                biased;
                 () = self.drain_queue(&socket) => {}
+                event = socket.recv(&mut buf) => self.received(cx, link, event, &buf).await,
                 () = &mut idle, if !self.fixed => {
                     let until = self.used.get() + IDLE_MAX;
                     if cx.clock.now().mono >= until {
