@@ -1,7 +1,7 @@
 # `make demo` shows it, `make test` checks everything.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup format lint determinism build doc dependencies advisories fmt clippy
+.PHONY: help demo demo-down test setup format lint determinism build doc dependencies advisories fmt clippy
 
 help: ## this list
 	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 34
@@ -10,6 +10,9 @@ demo: ## three machines behind NATs on this one, and a request between them
 	@deploy/setup.sh demo
 	@. deploy/env.sh && cargo build --release --locked --quiet -p holdfast
 	@deploy/demo.sh
+
+demo-down: ## remove what `make demo` left running
+	@deploy/demo.sh down
 
 test: ## set up, then every check below
 	@deploy/setup.sh test

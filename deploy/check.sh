@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Runs the checks of `make test`, all of them or those named, and ends with a table.
 #
-#   check.sh [STAGE...]    STAGE: format lint determinism build test doc dependencies advisories
+#   check.sh [STAGE...]    STAGE: format lint determinism build test doc dependencies advisories demo
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/env.sh
 . deploy/env.sh
 
-STAGES=(format lint determinism build test doc dependencies advisories)
+STAGES=(format lint determinism build test doc dependencies advisories demo)
 # Long enough to fetch the advisories, short enough to notice that they cannot be reached.
 ADVISORIES_BOUND_S=60
-# What a stage returns if it could not look; only `advisories` may.
+# What a stage returns if it could not look; only `advisories` may in CI.
 NOT_CHECKED=77
 
 stage_format() { cargo fmt --all --check; }
@@ -33,6 +33,18 @@ stage_advisories() {
     return $NOT_CHECKED
   fi
   cargo deny --locked check --disable-fetch advisories
+}
+# The other command of the README, as a newcomer runs it.
+stage_demo() {
+  if [ "$(id -u)" != 0 ]; then
+    echo "demo: NOT ROOT: it needs network namespaces"
+    [ "${CI:-}" = true ] && return 1
+    return $NOT_CHECKED
+  fi
+  make --no-print-directory demo
+  local verdict=$?
+  deploy/demo.sh down || verdict=1
+  return $verdict
 }
 
 [ $# -gt 0 ] || set -- "${STAGES[@]}"
