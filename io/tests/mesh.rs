@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::SplitNet;
-use holdfast_core::config::{self, AllowRule, Config, PeerConfig, TurnCredentials, TurnTransport};
+use holdfast_core::config::{
+    self, AllowRule, Config, PathPolicy, PeerConfig, TurnCredentials, TurnTransport,
+};
 use holdfast_core::entropy::Seed;
 use holdfast_core::identity::Identity;
 use holdfast_core::status::LinkState;
@@ -97,7 +99,7 @@ impl Node {
 
     fn start_with(world: u8, n: u8, broker: &Endpoint, adapt: impl Fn(&mut Config)) -> Node {
         let net = SplitNet {
-            n: 10 * world + n,
+            n: 4 * world + n,
             interface: [127, 90, world, n].into(),
         };
         let admin: SocketAddr = ([127, 90, world, n], 7090).into();
@@ -168,6 +170,7 @@ impl Node {
 }
 
 async fn broker() -> (Endpoint, Task) {
+    common::alone();
     // What a failed test prints.
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
     let _ = log.with_ansi(false).with_test_writer().try_init();
@@ -188,20 +191,24 @@ async fn broker() -> (Endpoint, Task) {
     (endpoint.parse().unwrap(), task)
 }
 
-/// A TURN server on UDP and TCP that relays on loopback.
+/// A TURN server on UDP and TCP that relays on a public address, as seen by itself. Returns
+/// where its clients find it.
 async fn turn_server(world: u8, secret: &str) -> (SocketAddr, Task) {
+    let net = SplitNet {
+        n: 4 * world,
+        interface: [203, 0, 113, 9].into(),
+    };
     let secret = SharedSecret::new(secret.as_bytes().to_vec()).unwrap();
-    let mut options = TurnOptions::on(([127, 90, world, 9], 3478).into(), secret);
-    options.loopback_peers = true;
+    let listen = (net.interface, 3478).into();
+    let options = TurnOptions::on(listen, secret);
     let seed = Seed::new([2; 32]);
-    let server = TurnServer::bind(options, RealNet, RealClock, RealSpawn, seed);
+    let server = TurnServer::bind(options, net, RealClock, RealSpawn, seed);
     let server = server.await.unwrap();
-    let addr = server.tcp_addr().unwrap();
     let task = RealSpawn.spawn("turn", async move {
         let (_switch, stop) = Stop::new();
         server.run(stop).await;
     });
-    (addr, task)
+    (net.real(listen), task)
 }
 
 fn turn_config(addr: SocketAddr, transport: TurnTransport, secret: &str) -> config::TurnServer {
@@ -219,6 +226,8 @@ async fn within<F: Future>(future: F) -> F::Output {
 }
 
 /// Wait for a condition that something else brings about.
+///
+/// It is polled: what is waited for happens in the kernel or behind an admin page.
 async fn until(condition: impl AsyncFn() -> bool) {
     let wait = async {
         while !condition().await {
@@ -421,6 +430,43 @@ fn a_turn_server_relays_over_udp_and_over_tcp() {
 }
 
 #[test]
+fn relayed_paths_carry_bytes_over_udp_and_over_tcp() {
+    const SECRET: &str = "a secret of the TURN server";
+    for (world, transport) in [(15, TurnTransport::Udp), (16, TurnTransport::Tcp)] {
+        block_on(async {
+            let broker = broker().await;
+            let (turn, _server) = turn_server(world, SECRET).await;
+            let relay_only = |config: &mut Config| {
+                config.paths = PathPolicy::RelayOnly;
+                config.turn = vec![turn_config(turn, transport, SECRET)];
+            };
+            let one = Node::start_with(world, 1, &broker.0, relay_only);
+            let two = Node::start_with(world, 2, &broker.0, relay_only);
+            one.up().await;
+            two.up().await;
+            let status = one.status().await.unwrap();
+            assert_eq!(status.mesh.links[0].selected().unwrap().class, "relay");
+            let service = two.net.listen((vip(2).addr(), TCP).into()).await.unwrap();
+            let mut client = one.connect(2).await;
+            let (mut server, _) = within(service.accept()).await.unwrap();
+            let sent = pattern(2 << 20, 7);
+            let mut got = Vec::new();
+            let send = async {
+                client.write_all(&sent).await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let (_, read) =
+                within(async { tokio::join!(send, server.read_to_end(&mut got)) }).await;
+            read.unwrap();
+            assert!(got == sent, "bytes differ over {transport:?}");
+            one.stop().await;
+            two.stop().await;
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn a_reader_that_stopped_holds_up_nobody_else() {
     block_on(async {
         let (one, two, _broker) = pair(13).await;
@@ -526,6 +572,7 @@ fn a_node_that_stops_says_goodbye_and_one_that_starts_again_is_recognised() {
 #[test]
 fn the_admin_page_answers_and_is_ready_only_with_a_broker() {
     block_on(async {
+        common::alone();
         let dead: Endpoint = "http://127.0.0.1:1".parse().unwrap();
         let alone = Node::start(7, 1, &dead);
         until(async || alone.page("/healthz").await.is_ok()).await;

@@ -2,14 +2,29 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::OnceLock;
 
 use holdfast_io::net::{DatagramEvent, DatagramSocket, Net};
 use holdfast_io::real::{RealBatch, RealDatagram, RealListener, RealNet, RealStream};
 
+/// Wait until no other process runs these tests: their addresses are fixed.
+pub fn alone() {
+    static LOCK: OnceLock<File> = OnceLock::new();
+    LOCK.get_or_init(|| {
+        let path = std::env::temp_dir().join("holdfast-io-tests.lock");
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.expect("the temporary folder can be written to");
+        file.lock().expect("a local file can be locked");
+        file
+    });
+}
+
 /// The real network as node number `n` would see it in a network namespace of its own:
-/// 127.50.0.x is really 127.(100 + n).0.x, and 127.0.0.1 is 127.(100 + n).1.1.
+/// 127.50.0.x is really 127.(100 + n).0.x, 127.0.0.1 is 127.(100 + n).1.1, and the public
+/// 203.0.113.x (TEST-NET-3, RFC 5737) is 127.(100 + n).2.x.
 #[derive(Clone, Copy, Debug)]
 pub struct SplitNet {
     /// The node's number.
@@ -30,6 +45,7 @@ impl SplitNet {
             IpAddr::V4(v4) => match v4.octets() {
                 [127, 50, 0, x] => [127, own, 0, x].into(),
                 [127, 0, 0, 1] => [127, own, 1, 1].into(),
+                [203, 0, 113, x] => [127, own, 2, x].into(),
                 _ => ip,
             },
             IpAddr::V6(_) => ip,
@@ -42,6 +58,7 @@ impl SplitNet {
             IpAddr::V4(v4) => match v4.octets() {
                 [127, o, 0, x] if o == own => [127, 50, 0, x].into(),
                 [127, o, 1, 1] if o == own => [127, 0, 0, 1].into(),
+                [127, o, 2, x] if o == own => [203, 0, 113, x].into(),
                 _ => addr.ip(),
             },
             IpAddr::V6(_) => addr.ip(),
