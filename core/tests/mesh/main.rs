@@ -1,6 +1,7 @@
 //! Whole nodes in virtual time: what a link promises, one sentence per test.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod bugs;
 mod paths;
 mod replay;
 mod setup;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_core::config::Limits;
 use holdfast_core::mesh::{Received, ResetReason};
 
 use crate::setup::{SECOND, assert_flows, home, settled};
@@ -78,6 +79,9 @@ fn two_hundred_stopped_readers_leave_a_live_one_its_goodput() {
         assert_eq!(world.app(0, live).reset, None);
         for stream in streams {
             assert_eq!(world.app(0, stream).reset, None);
+            // The formula of docs/architecture.md: at most one window each.
+            let window = u64::from(Limits::default().stream_window);
+            assert!(world.app(0, stream).sent <= window, "more than a window");
         }
         world.received_at(1, SINK) - before
     };

@@ -90,7 +90,7 @@ pub struct App {
     incoming: bool,
     /// Bytes of the pattern still to send.
     unsent: u64,
-    sent: u64,
+    pub sent: u64,
     pub received: u64,
     echo: VecDeque<Bytes>,
     finish: bool,
