@@ -69,7 +69,7 @@ fn secret(out: Option<&Path>) -> anyhow::Result<()> {
     let secret = new_secret()?;
     match out {
         Some(path) => write_secret(path, &secret),
-        None => Ok(output::print(&secret)?),
+        None => Ok(output::print(&secret).map(drop)?),
     }
 }
 

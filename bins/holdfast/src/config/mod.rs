@@ -147,3 +147,57 @@ pub fn unresolvable(settings: &Settings) -> Vec<Problem> {
     }
     problems
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Read a text and an environment as `load` does, without a file.
+    fn problems_of(text: &str, environment: &Environment) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let tree = tree::merge(Some(("t.toml", text)), environment, &mut problems);
+        read::read(tree, Path::new("/nonexistent"), &mut problems);
+        problems
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "\\PC{0,200}") {
+            problems_of(&text, &Environment::new());
+        }
+
+        #[test]
+        fn an_example_with_a_damaged_line_is_told_with_lines_of_the_file(
+            line in 0_usize..200,
+            damage in prop_oneof![
+                Just(String::new()),
+                "[a-z_]{1,12} = (-?[0-9]{1,30}|\"[ -~]{0,20}\"|true|\\[\\]|[0-9.]{1,6}|\\{\\})",
+                "\\[{1,2}[a-z]{1,8}\\]{0,2}",
+            ],
+        ) {
+            let text = example();
+            let mut lines: Vec<&str> = text.lines().collect();
+            let at = line % lines.len();
+            lines[at] = &damage;
+            for problem in problems_of(&lines.join("\n"), &Environment::new()) {
+                if let Origin::File { line, .. } = problem.origin {
+                    prop_assert!(line <= lines.len());
+                }
+                prop_assert!(!problem.found.is_empty() && !problem.expected.is_empty());
+            }
+        }
+
+        #[test]
+        fn any_value_of_any_variable_is_read_without_a_panic(
+            index in 0_usize..100,
+            value in prop_oneof!["\\PC{0,40}", "\\[\\{\"(id|port|vip|url)\":[0-9\"a-z]{0,4}\\}\\]"],
+        ) {
+            let variables: Vec<String> = keys::KEYS.iter().map(keys::Key::variable).collect();
+            let name = &variables[index % variables.len()];
+            let environment = Environment::from([(name.into(), value.into())]);
+            problems_of("", &environment);
+        }
+    }
+}

@@ -11,6 +11,7 @@ use holdfast_core::config::{
 };
 use holdfast_core::identity::{ClusterSecret, PublicKey};
 use holdfast_core::types::{PeerId, Vip};
+use holdfast_io::signal::BROKERS_MAX;
 
 use super::address::{BrokerUrl, HostPort, STUN_PORT, TurnUrl, UrlError};
 use super::cross;
@@ -22,8 +23,6 @@ use super::source::{Node, Origin, Value, parse_toml};
 use super::suggest::closest;
 use super::tree::{Tree, unknown_key};
 
-/// Most brokers: each costs a waiting request.
-const BROKERS_MAX: usize = 4;
 /// Longest accepted duration: a day.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
 /// Most records of the flight recorder: about 100 MB.

@@ -41,7 +41,9 @@ pub fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
             true => text,
             false => format!("{CLEAR}{text}"),
         };
-        output::print(&screen)?;
+        if !output::print(&screen)? {
+            return Ok(ExitCode::SUCCESS);
+        }
         std::thread::sleep(WATCH_EVERY);
     }
 }
