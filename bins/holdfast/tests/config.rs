@@ -188,6 +188,12 @@ fn a_node_that_the_peers_do_not_know_needs_a_vip() {
 }
 
 #[test]
+fn a_port_listed_twice_is_told_on_its_own_line_also_behind_a_bad_rule() {
+    let rules = "[[allow]]\nport = 0\n\n[[allow]]\nport = 5432\n\n[[allow]]\nport = 5432\n";
+    assert_snapshot!(report_on_change("[[allow]]\nport = 5432\n", rules));
+}
+
+#[test]
 fn relay_only_needs_a_relay() {
     assert_snapshot!(report(&format!("paths = \"relay-only\"{GOOD}")));
 }

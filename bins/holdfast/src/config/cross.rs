@@ -7,7 +7,7 @@ use holdfast_core::identity::ClusterSecret;
 use holdfast_core::types::{PeerId, Vip};
 
 use super::problem::Problem;
-use super::read::{Draft, PeerDraft, peer_config};
+use super::read::{Draft, PeerDraft, bare, peer_config};
 use super::settings::KeySource;
 use super::source::Origin;
 
@@ -159,16 +159,13 @@ fn check_forward(draft: &Draft, problems: &mut Vec<Problem>) {
         problems.push(Problem::new(origin, "forward", found, expected));
         return;
     }
-    for (index, rule) in draft.forward.iter().enumerate() {
-        if draft.forward[..index].iter().any(|r| r.port == rule.port) {
-            let key = format!("forward[{index}].port");
+    for (index, (path, rule)) in draft.forward.iter().enumerate() {
+        let earlier = &draft.forward[..index];
+        if earlier.iter().any(|(_, other)| other.port == rule.port) {
+            let key = format!("{path}.port");
             let found = format!("{} again", rule.port);
-            problems.push(Problem::new(
-                draft.origin(&key),
-                key,
-                found,
-                "every port once",
-            ));
+            let origin = draft.origin(&key);
+            problems.push(Problem::new(origin, key.as_str(), found, "every port once"));
         }
     }
 }
@@ -216,7 +213,7 @@ fn core_problems(
         id,
         vip,
         peers: listed,
-        allow: draft.allow.clone(),
+        allow: bare(&draft.allow),
         udp_port: 0,
         stun: draft.stun.iter().map(|_| unspecified).collect(),
         turn: draft
@@ -277,13 +274,8 @@ fn locate(draft: &Draft, config: &Config, error: &ConfigError) -> Problem {
             )
         }
         ConfigError::DuplicatePort { port } => {
-            let last = (0..draft.allow.len()).rev().find_map(|index| {
-                let same = draft
-                    .allow
-                    .get(index)
-                    .is_some_and(|rule| rule.port == *port);
-                same.then(|| format!("allow[{index}].port"))
-            });
+            let last = draft.allow.iter().rev().find(|(_, r)| r.port == *port);
+            let last = last.map(|(path, _)| format!("{path}.port"));
             let key = last.unwrap_or_else(|| "allow".to_owned());
             at(key, format!("{port} again"), "every port once".to_owned())
         }

@@ -60,10 +60,10 @@ pub struct Draft {
     pub own: Option<KeySource>,
     /// All entries of the peer list.
     pub peers: Vec<PeerDraft>,
-    /// The allowlist.
-    pub allow: Vec<AllowRule>,
+    /// The allowlist, each rule with its place in the list.
+    pub allow: Vec<(String, AllowRule)>,
     /// The peers' ports that are reached from here, if they are not those of `allow`.
-    pub forward: Vec<AllowRule>,
+    pub forward: Vec<(String, AllowRule)>,
     /// STUN servers.
     pub stun: Vec<HostPort>,
     /// TURN servers.
@@ -141,11 +141,11 @@ pub fn read(tree: Tree, base: &Path, problems: &mut Vec<Problem>) -> Option<Sett
         vip: vip?,
         key: own_key?,
         peers,
-        forward: match draft.origins.contains_key("forward") {
-            true => draft.forward,
-            false => draft.allow.clone(),
-        },
-        allow: draft.allow,
+        forward: bare(match draft.origins.contains_key("forward") {
+            true => &draft.forward,
+            false => &draft.allow,
+        }),
+        allow: bare(&draft.allow),
         listen: rest.listen?,
         brokers: rest.brokers,
         stun: draft.stun,
@@ -361,7 +361,7 @@ impl Reader<'_> {
         peers
     }
 
-    fn rules(&mut self, name: &'static str) -> Vec<AllowRule> {
+    fn rules(&mut self, name: &'static str) -> Vec<(String, AllowRule)> {
         let mut rules = Vec::new();
         for entry in self.tables(name, ALLOW_FIELDS) {
             let port = self.required(&entry, "port", "a port, 1 to 65535", |value| {
@@ -373,7 +373,7 @@ impl Reader<'_> {
             });
             if let Some(port) = port {
                 let udp = udp.unwrap_or(false);
-                rules.push(AllowRule { port, udp });
+                rules.push((entry.path, AllowRule { port, udp }));
             }
         }
         rules
@@ -567,6 +567,11 @@ impl Reader<'_> {
             ),
         }
     }
+}
+
+/// Rules without their places.
+pub fn bare(rules: &[(String, AllowRule)]) -> Vec<AllowRule> {
+    rules.iter().map(|(_, rule)| *rule).collect()
 }
 
 /// One table of a list.
