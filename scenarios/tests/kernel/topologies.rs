@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use holdfast_lab::process::wait_for;
 use holdfast_lab::{Nat, Place};
 
 use crate::traffic::{Content, Echo, ask_until, exchange_datagrams, transfer};
@@ -54,7 +55,7 @@ fn expect_class(world: &World, class: &str) {
     for (node, peer) in [(1, 2), (2, 1)] {
         let what = format!("node-{node} uses a {class} path");
         let found = || world.selected(node, peer)["class"] == class;
-        holdfast_lab::process::wait_for(&what, LINK_BOUND, found).unwrap();
+        wait_for(&what, LINK_BOUND, found).unwrap();
     }
 }
 
@@ -113,10 +114,14 @@ fn many_connections(world: &World, from: u8, to: u8, port: u16) {
         .map(|stream| {
             let question = content.bytes(CONNECTION_LEN);
             stream.write_all(&question).unwrap();
-            stream.shutdown(Shutdown::Write).unwrap();
             question
         })
         .collect();
+    let open = || world.status(from)["connections"] == CONNECTIONS;
+    wait_for("all connections are open at one time", BOUND, open).unwrap();
+    for stream in &streams {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
     for (stream, mut expected) in streams.iter_mut().zip(questions) {
         expected.reverse();
         let mut answer = Vec::new();

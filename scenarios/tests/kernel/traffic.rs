@@ -120,13 +120,22 @@ impl Echo {
         Echo::on(world.listen(node, vip(node), port))
     }
 
+    /// The same, but connections may be silent for as long as a test waits.
+    pub fn patient(world: &World, node: u8, port: u16) -> Echo {
+        Echo::serve(world.listen(node, vip(node), port), BOUND)
+    }
+
     pub fn on(listener: TcpListener) -> Echo {
+        Echo::serve(listener, ECHO_SILENCE_MAX)
+    }
+
+    fn serve(listener: TcpListener, silence_max: Duration) -> Echo {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         listener.set_nonblocking(true).unwrap();
         let serve = move || {
             while let Some(stream) = next(&listener, &stopped) {
-                thread::spawn(move || echo(stream));
+                thread::spawn(move || echo(stream, silence_max));
             }
         };
         let thread = Some(thread::spawn(serve));
@@ -157,10 +166,10 @@ fn next(listener: &TcpListener, stopped: &AtomicBool) -> Option<TcpStream> {
 }
 
 /// Until the client has no more, goes, or is silent for long: all of them end the connection.
-fn echo(mut stream: TcpStream) {
+fn echo(mut stream: TcpStream, silence_max: Duration) {
     let mut block = [0; 4096];
     let _ = stream.set_nonblocking(false);
-    let _ = limit(&stream, ECHO_SILENCE_MAX);
+    let _ = limit(&stream, silence_max);
     while let Ok(n) = stream.read(&mut block) {
         if n == 0 || stream.write_all(&block[..n]).is_err() {
             return;

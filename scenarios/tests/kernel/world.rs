@@ -117,6 +117,12 @@ impl World {
         self.brokers.push(broker);
     }
 
+    /// Kill all brokers.
+    pub fn end_brokers(&mut self) {
+        // Dropping a process kills it and waits for its end.
+        self.brokers.clear();
+    }
+
     /// Write a node's configuration and start it.
     pub fn start(&mut self, node: u8) {
         self.start_with(node, &NodeOptions::default());
@@ -155,7 +161,7 @@ impl World {
         let mut text = format!(
             "id = \"node-{node}\"\ncluster_secret_file = \"cluster.secret\"\n\
              brokers = {brokers:?}\nstun = [\"{server}:{TURN_PORT}\"]\ndump_dir = \"dumps-{node}\"\n\
-             log = \"debug\"\nlog_format = \"human\"\n"
+             log_format = \"human\"\n"
         );
         if options.wrong_key {
             let key = self.lab.folder().join(format!("node-{node}.key"));
