@@ -95,7 +95,7 @@ pub struct LinkStatus {
     pub peer_incarnation: Option<String>,
     /// Every candidate pair that is known, the one in use first.
     pub paths: Vec<PathStatus>,
-    /// Round-trip time that QUIC measures, in microseconds.
+    /// Round-trip time of the path in use, in microseconds.
     pub rtt_us: Option<u64>,
     /// TCP streams open now.
     pub streams: u32,

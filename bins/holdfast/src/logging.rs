@@ -19,6 +19,13 @@ const FILTER_LEN_MAX: usize = 1024;
 const OWN: &str = "holdfast";
 /// What this library calls an error is a routine event to the machine that uses it.
 const NOISY: &str = "turn_client_proto";
+/// Below this level these libraries print what strangers send, or ICE passwords: whatever the
+/// filter says, a secret is in no log.
+const CAPPED: [(&str, LevelFilter); 3] = [
+    ("is", LevelFilter::INFO),
+    ("stun_types", LevelFilter::ERROR),
+    ("stun_proto", LevelFilter::ERROR),
+];
 
 /// Whether a filter can be used: a level, or levels by target.
 pub fn is_filter(filter: &str) -> bool {
@@ -31,10 +38,14 @@ fn parse(filter: &str) -> Option<Targets> {
         return None;
     }
     let mut own = LevelFilter::INFO;
-    let mut named = Vec::new();
+    let mut named: Vec<(&str, LevelFilter)> = Vec::new();
     for directive in filter.split(',').map(str::trim) {
         match directive.split_once('=') {
-            Some((target, level)) => named.push((target, level.parse::<LevelFilter>().ok()?)),
+            Some((target, level)) => {
+                let level = level.parse::<LevelFilter>().ok()?;
+                let cap = CAPPED.iter().find(|(root, _)| is_within(target, root));
+                named.push((target, cap.map_or(level, |(_, most)| level.min(*most))));
+            }
             None if directive.is_empty() => return None,
             None => own = directive.parse().ok()?,
         }
@@ -42,8 +53,16 @@ fn parse(filter: &str) -> Option<Targets> {
     let targets = Targets::new()
         .with_default(own.min(LevelFilter::WARN))
         .with_target(OWN, own)
-        .with_target(NOISY, LevelFilter::OFF);
+        .with_target(NOISY, LevelFilter::OFF)
+        .with_targets(CAPPED.map(|(target, most)| (target, most.min(LevelFilter::WARN).min(own))));
     Some(targets.with_targets(named))
+}
+
+/// Whether `target` is this crate or a module of it.
+fn is_within(target: &str, root: &str) -> bool {
+    target
+        .strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// Start to log. The first call counts. An error that is logged asks `dumps` for a dump.
@@ -100,6 +119,17 @@ mod tests {
         }
         for bad in ["", "loud", "holdfast_io=loud", "info;debug"] {
             assert!(!is_filter(bad), "{bad:?} is none");
+        }
+    }
+
+    #[test]
+    fn no_filter_lets_a_library_print_secrets() {
+        for filter in ["trace", "is=trace", "is::agent=debug", "info,is=debug"] {
+            let targets = parse(filter).expect("a filter");
+            for target in ["is", "is::agent", "is::stun"] {
+                let most = tracing::Level::DEBUG;
+                assert!(!targets.would_enable(target, &most), "{filter} {target}");
+            }
         }
     }
 }

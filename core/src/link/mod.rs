@@ -215,6 +215,14 @@ impl Link {
         session.map_or(0, |session| session.mux.datagrams_dropped)
     }
 
+    /// What the checks of the path in use measure, which unlike QUIC's own estimate holds no
+    /// acknowledgement delay; QUIC's when there is none.
+    fn rtt(&self) -> Option<Duration> {
+        let session = self.session.as_ref()?;
+        let path = session.ice.selected_path().and_then(|path| path.rtt);
+        path.or_else(|| session.quic.peek().map(Connection::rtt))
+    }
+
     /// What the link says of itself.
     pub fn status(&self, now: Instant) -> LinkStatus {
         let session = self.session.as_ref();
@@ -229,7 +237,7 @@ impl Link {
             epoch: self.signaling.epoch(),
             peer_incarnation: incarnation.map(|incarnation| incarnation.to_string()),
             paths: session.map_or_else(Vec::new, |session| session.ice.status(now)),
-            rtt_us: connection.map(|connection| connection.rtt().as_micros() as u64),
+            rtt_us: self.rtt().map(|rtt| rtt.as_micros() as u64),
             streams: self.streams() as u32,
             tx_bytes: self.tx_bytes,
             rx_bytes: self.rx_bytes,

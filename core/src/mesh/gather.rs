@@ -185,12 +185,12 @@ impl Gather {
 
     /// Let the TURN servers pass on what comes from this address.
     pub fn permit(&mut self, now: Now, ip: IpAddr) {
-        if relayable(ip) {
-            for turn in &mut self.turn {
+        for turn in &mut self.turn {
+            if reaches(turn, ip) {
                 turn.permit(now, ip);
             }
-            self.run(now);
         }
+        self.run(now);
     }
 
     /// Send datagrams from a relayed address of ours: wrapped into `out`, unless they go over
@@ -209,7 +209,7 @@ impl Gather {
             .turn
             .iter_mut()
             .find(|turn| turn.relayed() == Some(relayed))?;
-        if !relayable(peer.ip()) {
+        if !reaches(turn, peer.ip()) {
             return None;
         }
         let start = out.len();
@@ -395,11 +395,16 @@ fn unwrap(
     turn.handle(now, data, &mut |peer, data| relayed.push((own, peer, data)));
 }
 
-/// Whether to ask a relay to reach this address. A relay has no business in a private
+/// Whether to ask a relay to reach this address. A public relay has no business in a private
 /// network of a peer's, and some drop the allocation for it.
-fn relayable(ip: IpAddr) -> bool {
+fn reaches(turn: &Turn, ip: IpAddr) -> bool {
+    is_public(ip) || !is_public(turn.server().ip())
+}
+
+fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
+            // RFC 6598: between customers and their carrier's NAT.
             let carrier = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
             !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || carrier)
         }

@@ -111,7 +111,8 @@ impl Quic {
             endpoint: Endpoint::new(
                 Arc::new(endpoint_config(config, &mut entropy)),
                 server,
-                false,
+                // Path MTU discovery: sockets set the don't-fragment bit.
+                true,
                 Some(entropy.bytes()),
             ),
             connection: None,
