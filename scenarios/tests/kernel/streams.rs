@@ -9,7 +9,7 @@ use holdfast_lab::{Nat, Place};
 use serde_json::Value;
 use socket2::SockRef;
 
-use crate::traffic::{Content, Echo, ask, ask_until, hash, hash_all};
+use crate::traffic::{Content, Echo, ask, ask_until, expect_reset, hash, hash_all};
 use crate::world::{BOUND, LINK_BOUND, PORTS, World, accept, vip};
 
 /// More than all buffers on the way hold at once.
@@ -139,9 +139,7 @@ fn a_reset_is_carried_through_from_either_end() {
 #[test]
 fn a_port_where_nobody_listens_resets_and_one_that_is_not_forwarded_refuses() {
     let Some(world) = linked() else { return };
-    let mut client = world.connect(1, 2, PORTS[1]).unwrap();
-    let error = client.read(&mut [0]).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    expect_reset(&world, 1, 2, PORTS[1]);
 
     let error = world.connect(1, 2, PORTS[0] + 1).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");

@@ -195,6 +195,15 @@ pub fn ask_until(world: &World, from: u8, to: u8, port: u16, bound: Duration) {
     wait_for_value(&what, bound, attempt).unwrap();
 }
 
+/// A connection is reset: while the client still connects, or after it.
+pub fn expect_reset(world: &World, from: u8, to: u8, port: u16) {
+    let outcome = world
+        .connect(from, to, port)
+        .and_then(|mut stream| stream.read(&mut [0]));
+    let kind = outcome.as_ref().map_err(io::Error::kind);
+    assert_eq!(kind, Err(io::ErrorKind::ConnectionReset), "{outcome:?}");
+}
+
 /// Datagrams of these sizes reach another node and its answers come back, intact, each with
 /// the other's virtual address and port as source.
 pub fn exchange_datagrams(world: &World, from: u8, to: u8, port: u16, sizes: &[usize]) {
