@@ -148,6 +148,10 @@ fn refuses_a_forbidden_port(world: &World, from: u8, to: u8) {
     let before = world.refused(to, "port_not_allowed");
     expect_reset(world, from, to, FORBIDDEN_PORT);
     world.wait_refused(to, "port_not_allowed", before + 1);
+    let client = world.udp(from, vip(from), 0);
+    let service = (vip(to), FORBIDDEN_PORT);
+    client.send_to(b"let me in", service).unwrap();
+    world.wait_refused(to, "port_not_allowed", before + 2);
     let silence = listener.accept().unwrap_err();
     assert_eq!(silence.kind(), io::ErrorKind::WouldBlock, "{silence}");
 }
@@ -275,4 +279,21 @@ fn where_udp_is_blocked_a_killed_node_comes_back_and_a_stopped_one_says_goodbye(
         return;
     };
     recovers_and_says_goodbye("UDP blocked", &mut world);
+}
+
+#[test]
+fn where_udp_is_blocked_on_both_sides_two_relays_over_tcp_carry_tcp_and_udp() {
+    let blocked = || Nat::udp_blocked(&[TURN_PORT, BROKER_PORT]);
+    let Some(mut world) = pair(blocked(), blocked()) else {
+        return;
+    };
+    starts_up_and_answers("UDP blocked on both sides", &mut world);
+    for (node, peer) in [(1, 2), (2, 1)] {
+        let path = world.selected(node, peer);
+        assert!(
+            relayed(&world, node, "tcp").contains(&path["local"]),
+            "{path:#}"
+        );
+    }
+    carries_tcp_and_udp_both_ways(&world);
 }
