@@ -461,6 +461,8 @@ fn relayed_paths_carry_bytes_over_udp_and_over_tcp() {
                 within(async { tokio::join!(send, server.read_to_end(&mut got)) }).await;
             read.unwrap();
             assert!(got == sent, "bytes differ over {transport:?}");
+            // A node that stops waits for open connections.
+            drop((client, server));
             one.stop().await;
             two.stop().await;
         })

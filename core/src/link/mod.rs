@@ -97,6 +97,8 @@ struct Session {
     /// Since when none works, after the session was up.
     pathless_since: Option<Instant>,
     path_changes: u32,
+    /// We have closed the connection.
+    closed: bool,
 }
 
 impl Session {
@@ -148,7 +150,10 @@ pub struct Link {
     candidates: Vec<LocalCandidate>,
     candidate_lines: Vec<String>,
     flows: Flows,
+    /// The peer said goodbye.
     goodbye: bool,
+    /// We did.
+    leaving: bool,
     state: LinkState,
     since: Instant,
     tx_bytes: u64,
@@ -184,6 +189,7 @@ impl Link {
             candidate_lines: Vec::new(),
             flows: Flows::default(),
             goodbye: false,
+            leaving: false,
             state: LinkState::Signaling,
             since: now.mono,
             tx_bytes: 0,
@@ -285,7 +291,10 @@ impl Link {
             self.end_session();
         }
         if news.goodbye {
-            self.peer_left(now);
+            self.peer_leaves(now);
+            return;
+        }
+        if self.leaving {
             return;
         }
         let epoch = self.signaling.epoch();
@@ -346,13 +355,32 @@ impl Link {
         self.flows.refused(now.mono, source, to, self.shared.vip);
     }
 
-    /// This node is stopping.
+    /// This node is stopping: the peer knows at once, streams may end by themselves.
     pub fn say_goodbye(&mut self, now: Now) {
+        self.leaving = true;
         self.signaling.goodbye(now);
-        if let Some(session) = &mut self.session {
-            session.quic.close(now.mono, CLOSE_GOODBYE, b"goodbye");
+        if let Some(session) = &mut self.session
+            && session.confirmed
+            && let Some(connection) = session.quic.connection()
+        {
+            session.mux.send_frame(connection, &Frame::Goodbye);
         }
         self.settle(now);
+    }
+
+    /// Close the connection, whatever flows.
+    pub fn close(&mut self, now: Now) {
+        if let Some(session) = &mut self.session
+            && !session.closed
+        {
+            session.closed = true;
+            session.quic.close(now.mono, CLOSE_GOODBYE, b"goodbye");
+        }
+    }
+
+    /// Whether nothing flows any more, and nothing will.
+    pub fn is_closed(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.closed)
     }
 
     /// Whether the goodbye has been handed out.
@@ -547,6 +575,7 @@ impl Link {
             connected: false,
             pathless_since: None,
             path_changes: 0,
+            closed: false,
         });
         self.signaling.set_quiet(now, false);
     }
@@ -565,16 +594,31 @@ impl Link {
 
     fn connection_lost(&mut self, now: Now, why: &'static str) {
         self.end_session();
+        if self.goodbye || self.leaving {
+            return;
+        }
         self.signaling.bump_epoch(now);
         self.enter(now, LinkState::Signaling, why);
         self.signaling.set_quiet(now, false);
     }
 
-    fn peer_left(&mut self, now: Now) {
-        self.end_session();
+    /// The peer stops. What flows may go on until it closes the connection.
+    fn peer_leaves(&mut self, now: Now) {
+        if self
+            .session
+            .as_ref()
+            .is_some_and(|session| !session.confirmed)
+        {
+            self.end_session();
+        }
         self.goodbye = true;
         self.signaling.set_quiet(now, true);
         self.enter(now, LinkState::Idle, "the peer said goodbye");
+    }
+
+    fn peer_left(&mut self, now: Now) {
+        self.end_session();
+        self.peer_leaves(now);
     }
 
     /// Follow up on whatever the last call changed, until nothing changes any more.
@@ -756,6 +800,7 @@ impl Link {
                 }
             }
             Frame::PathDead => session.ice.doubt_selected(now.mono),
+            Frame::Goodbye => self.peer_leaves(now),
             Frame::Unknown(_) => {}
         }
     }
@@ -781,8 +826,14 @@ impl Link {
     }
 
     fn update_state(&mut self, now: Now) {
+        if self.leaving && self.streams() == 0 {
+            self.close(now);
+        }
+        if self.goodbye {
+            return;
+        }
         let Some(session) = &self.session else {
-            if !self.goodbye && self.state != LinkState::Signaling {
+            if self.state != LinkState::Signaling {
                 self.enter(now, LinkState::Signaling, "no session");
             }
             return;

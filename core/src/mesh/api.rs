@@ -37,8 +37,11 @@ pub enum Input {
         /// Where it should have gone.
         to: SocketAddr,
     },
-    /// This node is about to stop: tell all peers.
+    /// This node is about to stop: tell all peers at once. Streams that are open may end by
+    /// themselves; the connection to a peer closes when its last one has.
     Goodbye,
+    /// Streams have had their time: close every connection.
+    Stop,
 }
 
 /// What a TCP connection to a TURN server did.

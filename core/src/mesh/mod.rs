@@ -227,11 +227,9 @@ impl Mesh {
             }
             Input::Goodbye => {
                 self.stopping = true;
-                for n in 0..self.links.len() {
-                    self.links[n].say_goodbye(now);
-                    self.touch(now, LinkId(n as u16));
-                }
+                self.each_link(now, Link::say_goodbye);
             }
+            Input::Stop => self.each_link(now, Link::close),
         }
         self.drain_gather();
     }
@@ -370,7 +368,7 @@ impl Mesh {
                 return transmit;
             }
         }
-        if self.stopping && !self.stopped {
+        if self.stopping && !self.stopped && self.links.iter().all(Link::is_closed) {
             // Goodbyes may go through the relays, so these are given back last.
             self.stopped = true;
             self.gather.stop(now);
@@ -596,6 +594,13 @@ impl Mesh {
         self.touch(now, link);
     }
 
+    fn each_link(&mut self, now: Now, call: fn(&mut Link, Now)) {
+        for n in 0..self.links.len() {
+            call(&mut self.links[n], now);
+            self.touch(now, LinkId(n as u16));
+        }
+    }
+
     fn candidates_changed(&mut self, now: Now, changed: bool) {
         if !changed {
             return;
@@ -689,6 +694,7 @@ impl Mesh {
             Input::IncomingRefused { stream } => format!("refused {stream:?}"),
             Input::UdpRefused { to, .. } => format!("udp refused {to}"),
             Input::Goodbye => "goodbye".into(),
+            Input::Stop => "stop".into(),
         };
         self.recorder.record(now.mono, Record::Input { what });
     }

@@ -67,7 +67,9 @@ enum Stream {
 struct Open {
     /// What is left of our header.
     header: Bytes,
-    /// We closed our half.
+    /// Our half closes once the header has left.
+    closing: bool,
+    /// We closed our half, and the peer has all of it, or does not want it.
     finished: bool,
     /// The peer closed its half and everything was read.
     read_finished: bool,
@@ -181,10 +183,19 @@ impl Mux {
                     self.flush_control(connection);
                 } else if let Some(Stream::Open(open)) = self.streams.get_mut(&number(id)) {
                     let _ = flush_header(connection, id, open);
+                    if open.closing {
+                        self.finish(connection, number(id));
+                    }
                     self.events.push_back(MuxEvent::Writable(number(id)));
                 }
             }
-            StreamEvent::Finished { .. } | StreamEvent::Available { .. } => {}
+            StreamEvent::Finished { id } => {
+                if let Some(Stream::Open(open)) = self.streams.get_mut(&number(id)) {
+                    open.finished = true;
+                    self.forget_if_done(number(id));
+                }
+            }
+            StreamEvent::Available { .. } => {}
         }
     }
 
@@ -391,11 +402,18 @@ impl Mux {
             return;
         };
         let _ = flush_header(connection, quic(id), open);
-        open.finished = true;
-        match connection.send_stream(quic(id)).finish() {
-            Ok(()) | Err(FinishError::Stopped(_) | FinishError::ClosedStream) => {}
+        open.closing = !open.header.is_empty();
+        if open.closing {
+            return;
         }
-        self.forget_if_done(id);
+        match connection.send_stream(quic(id)).finish() {
+            // `StreamEvent::Finished` follows when everything has arrived.
+            Ok(()) => {}
+            Err(FinishError::Stopped(_) | FinishError::ClosedStream) => {
+                open.finished = true;
+                self.forget_if_done(id);
+            }
+        }
     }
 
     fn forget_if_done(&mut self, id: u64) {

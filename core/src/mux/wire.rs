@@ -35,6 +35,7 @@ pub const FRAME_LEN_MAX: usize = 1024;
 
 const FRAME_HELLO: u8 = 1;
 const FRAME_PATH_DEAD: u8 = 2;
+const FRAME_GOODBYE: u8 = 3;
 
 /// What is said on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub enum Frame {
     },
     /// The sender has left its path for dead: check yours.
     PathDead,
+    /// The sender is stopping: it opens and accepts no more streams.
+    Goodbye,
     /// Something from a later version.
     Unknown(u8),
 }
@@ -68,6 +71,10 @@ impl Frame {
             }
             Frame::PathDead => {
                 out.put_u8(FRAME_PATH_DEAD);
+                out.put_u16(0);
+            }
+            Frame::Goodbye => {
+                out.put_u8(FRAME_GOODBYE);
                 out.put_u16(0);
             }
             Frame::Unknown(kind) => {
@@ -99,6 +106,7 @@ impl Frame {
             }
             FRAME_HELLO => return Err(WireError("hello too short")),
             FRAME_PATH_DEAD => Frame::PathDead,
+            FRAME_GOODBYE => Frame::Goodbye,
             kind => Frame::Unknown(kind),
         };
         bytes.drain(..FRAME_HEADER_LEN + len);
@@ -203,12 +211,14 @@ mod tests {
         let (own, peer, epoch) = ([0xaa; 16], [0xbb; 16], 7);
         Frame::Hello { own, peer, epoch }.encode(&mut out);
         Frame::PathDead.encode(&mut out);
+        Frame::Goodbye.encode(&mut out);
         let expected = [
             &[1, 0, 36][..],
             &[0xaa; 16],
             &[0xbb; 16],
             &[0, 0, 0, 7],
             &[2, 0, 0],
+            &[3, 0, 0],
         ];
         assert_eq!(out, expected.concat());
     }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use holdfast_core::config::TurnTransport;
+use holdfast_core::mesh::Input;
+use holdfast_core::status::LinkState;
 use holdfast_net_model::{Links, NatConfig, Uplink};
 
 use crate::world::{ECHO, Spec, World};
@@ -164,5 +166,39 @@ fn a_goodbye_is_known_at_once() {
     let took = world.run_until(SECOND, idle);
     assert!(took < Duration::from_millis(60), "{took:?}");
     world.run(Duration::from_millis(100));
+    assert!(world.nodes[0].mesh.as_ref().unwrap().is_drained());
+}
+
+#[test]
+fn streams_may_end_after_a_goodbye_and_no_new_ones_begin() {
+    let mut world = settled(7, home);
+    let stream = world.open(1, 0, ECHO, 3_000_000, true);
+    world.run(Duration::from_millis(30));
+    world.call(0, |mesh, now| mesh.handle(now, Input::Goodbye));
+    let idle = |world: &World| world.state(1, 0) == LinkState::Idle;
+    let took = world.run_until(SECOND, idle);
+    assert!(took < Duration::from_millis(60), "{took:?}");
+    assert!(!world.app(1, stream).read_finished, "still flows");
+    let link = world.link(1, 0);
+    let opened = world
+        .call(1, |mesh, now| mesh.stream_open(now, link, ECHO))
+        .unwrap();
+    assert!(opened.is_err(), "the peer is leaving");
+    let drained = |world: &World| world.nodes[0].mesh.as_ref().unwrap().is_drained();
+    world.run_until(SECOND * 5, drained);
+    assert_eq!(world.app(1, stream).received, 3_000_000);
+}
+
+#[test]
+fn a_stop_closes_what_did_not_end() {
+    let mut world = settled(8, home);
+    let stream = world.open(1, 0, ECHO, u64::MAX, false);
+    world.run(Duration::from_millis(100));
+    world.call(0, |mesh, now| mesh.handle(now, Input::Goodbye));
+    world.run(SECOND * 2);
+    assert_eq!(world.app(1, stream).reset, None);
+    world.call(0, |mesh, now| mesh.handle(now, Input::Stop));
+    world.run(Duration::from_millis(100));
+    assert!(world.app(1, stream).reset.is_some());
     assert!(world.nodes[0].mesh.as_ref().unwrap().is_drained());
 }

@@ -35,8 +35,34 @@ fn a_half_close_is_carried_through_and_the_other_half_goes_on() {
     let stream = world.open(0, 1, ECHO, 3_000_000, true);
     world.run_until(SECOND * 5, |world| world.app(0, stream).read_finished);
     assert_eq!(world.app(0, stream).received, 3_000_000);
+    world.run(Duration::from_millis(100));
     assert_eq!(world.status(0, 1).streams, 0);
     assert_eq!(world.status(1, 0).streams, 0);
+}
+
+#[test]
+fn a_stream_that_is_opened_and_closed_beside_a_bulk_transfer_loses_nothing() {
+    let mut world = settled(79, home);
+    for node in 0..2 {
+        crate::paths::set_loss(&mut world, node, 3);
+    }
+    let bulk: Vec<_> = (0..20)
+        .map(|_| world.open(0, 1, SINK, u64::MAX, false))
+        .collect();
+    world.run(SECOND);
+    for size in [0, 1, 1000] {
+        let stream = world.open(0, 1, ECHO, size, true);
+        world.run_until(SECOND * 20, |world| world.app(0, stream).read_finished);
+        assert_eq!(
+            (world.app(0, stream).received, world.app(0, stream).reset),
+            (size, None)
+        );
+    }
+    assert_eq!(world.counter(1, "stream_header_malformed"), 0);
+    assert!(
+        bulk.iter()
+            .all(|stream| world.app(0, *stream).reset.is_none())
+    );
 }
 
 #[test]

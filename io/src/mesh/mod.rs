@@ -41,6 +41,8 @@ use crate::spawn::{Spawn, Task};
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
 /// How often the end is looked for: an envelope that a broker takes wakes nobody.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
+/// Longest time for the last packets to leave once every connection is closed.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
 /// How often the machine's addresses are looked at.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -236,7 +238,10 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
             Ok(Some(error)) => Err(MeshError::Socket(error)),
             Ok(None) => Ok(()),
             Err(_) => {
-                tracing::warn!("stopped before every stream had ended");
+                tracing::warn!("stopping before every stream has ended");
+                self.driver.cx.node.handle(Input::Stop);
+                // Best effort: peers notice a silent end within seconds too.
+                let _ = timeout(&clock, FLUSH_MAX, self.drained()).await;
                 Ok(())
             }
         }
