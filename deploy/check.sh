@@ -41,6 +41,8 @@ stage_demo() {
     [ "${CI:-}" = true ] && return 1
     return $NOT_CHECKED
   fi
+  # A mesh of its own: the one that a user has up stays as it is.
+  local -x HOLDFAST_DEV_PREFIX=hfci
   make --no-print-directory demo
   local verdict=$?
   deploy/demo.sh down || verdict=1

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Three machines behind three NATs on this one: a request from one to the other by virtual
 # address, and what the mesh says about itself. The mesh stays up; `demo.sh down` removes it.
+# $HOLDFAST_DEV_PREFIX makes it another mesh than the usual one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/env.sh
@@ -10,13 +11,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 holdfast=$(realpath "${CARGO_TARGET_DIR:-target}/release/holdfast")
 sudo=()
 [ "$(id -u)" = 0 ] || sudo=(sudo)
-dev() { "${sudo[@]}" "$holdfast" dev "$@"; }
+prefix=(${HOLDFAST_DEV_PREFIX:+--prefix "$HOLDFAST_DEV_PREFIX"})
+dev() { "${sudo[@]}" "$holdfast" dev "${prefix[@]}" "$@"; }
 say() { printf '\n\033[1m$ holdfast dev %s\033[0m\n' "${*//$holdfast/holdfast}"; dev "$@"; }
 if [ "${1:-}" = down ]; then
   dev down
   exit
 fi
 
+# What an earlier demonstration left, up or half made.
+dev down >/dev/null
 say up --nodes 3
 say exec node-2 -- "$holdfast" dev serve-hello --port 8080 --background
 say exec node-1 -- curl -fsS --max-time 10 http://127.50.0.2:8080/
@@ -25,6 +29,6 @@ cat <<END
 
 The mesh is up. Look around, then remove it with: make demo-down
 
-  ${sudo[*]:+sudo }$holdfast dev status
-  ${sudo[*]:+sudo }$holdfast dev exec node-3 -- curl -sS http://127.50.0.2:8080/
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }status
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }exec node-3 -- curl -sS http://127.50.0.2:8080/
 END
