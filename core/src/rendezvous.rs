@@ -21,7 +21,11 @@ pub const ENVELOPE_LEN_MAX: usize = 4096;
 /// Most mailboxes of one broker.
 const MAILBOXES_MAX: usize = 4096;
 /// Most senders that one mailbox remembers: a cluster's peers, and some strangers.
-const SENDERS_MAX: usize = 128;
+const SENDERS_MAX: usize = 320;
+/// Most envelopes in all: 4 KiB each make 256 MiB.
+const LETTERS_MAX: usize = 65_536;
+/// When the broker is full, a source with more envelopes than this makes room for another.
+const LETTERS_PER_SOURCE_FAIR: usize = 1024;
 /// Most polls that wait at a time.
 const WAITING_MAX: usize = 4096;
 /// Most source addresses whose rate is watched.
@@ -129,6 +133,7 @@ pub struct Mailboxes {
     boxes: BTreeMap<PublicKey, Mailbox>,
     waiting: BTreeMap<u64, Waiter>,
     sources: BTreeMap<IpAddr, Bucket>,
+    letters: Letters,
     outputs: VecDeque<Output>,
     swept_at: Instant,
     counts: Counts,
@@ -140,6 +145,7 @@ struct Mailbox {
 }
 
 struct Letter {
+    source: IpAddr,
     seq: u64,
     at: Instant,
     bytes: Arc<[u8]>,
@@ -157,8 +163,42 @@ struct Bucket {
     at: Instant,
 }
 
+/// How many envelopes there are, by the source that posted them.
+#[derive(Default)]
+struct Letters {
+    total: usize,
+    by_source: BTreeMap<IpAddr, usize>,
+}
+
+impl Letters {
+    fn add(&mut self, source: IpAddr) {
+        self.total += 1;
+        *self.by_source.entry(source).or_default() += 1;
+    }
+
+    fn forget(&mut self, source: IpAddr) {
+        if let Some(count) = self.by_source.get_mut(&source) {
+            self.total -= 1;
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+
+    fn drop_source(&mut self, source: IpAddr) {
+        self.total -= self.by_source.remove(&source).unwrap_or_default();
+    }
+
+    fn greediest(&self) -> Option<(IpAddr, usize)> {
+        let most = self.by_source.iter().max_by_key(|(_, count)| **count)?;
+        Some((*most.0, *most.1))
+    }
+}
+
 #[derive(Default)]
 struct Counts {
+    evicted: u64,
     posted: u64,
     polled: u64,
     malformed: u64,
@@ -176,6 +216,7 @@ impl Mailboxes {
             boxes: BTreeMap::new(),
             waiting: BTreeMap::new(),
             sources: BTreeMap::new(),
+            letters: Letters::default(),
             outputs: VecDeque::new(),
             swept_at: now.mono,
             counts: Counts::default(),
@@ -190,7 +231,7 @@ impl Mailboxes {
                 source,
                 envelope,
             } => {
-                let answer = match self.post(now.mono, source, envelope) {
+                let answer = match self.post(now.mono, network(source), envelope) {
                     Ok(()) => Output::Posted { ticket },
                     Err(reason) => Output::Refused { ticket, reason },
                 };
@@ -209,7 +250,7 @@ impl Mailboxes {
                     after: after.map_or(0, |cursor| cursor.seq),
                     until: now.mono + wait.min(POLL_WAIT_MAX),
                 };
-                self.poll(now.mono, ticket, source, waiter);
+                self.poll(now.mono, ticket, network(source), waiter);
             }
             Input::Cancel { ticket } => {
                 self.waiting.remove(&ticket);
@@ -260,6 +301,7 @@ impl Mailboxes {
             ("refused_rate_limited", self.counts.rate_limited),
             ("refused_full", self.counts.full),
             ("envelopes_expired", self.counts.expired),
+            ("sources_evicted", self.counts.evicted),
         ]
     }
 
@@ -270,27 +312,53 @@ impl Mailboxes {
             return Err(Refusal::Malformed);
         };
         let (sender, receiver) = (envelope.sender, envelope.receiver);
-        if !self.boxes.contains_key(&receiver) && self.boxes.len() >= MAILBOXES_MAX {
-            self.counts.full += 1;
-            return Err(Refusal::Full);
-        }
+        self.make_room(source, receiver)?;
         self.seq += 1;
         let letter = Letter {
+            source,
             seq: self.seq,
             at: now,
             bytes: bytes.into(),
         };
         let mailbox = self.boxes.entry(receiver).or_default();
-        mailbox.letters.insert(sender, letter);
+        if let Some(old) = mailbox.letters.insert(sender, letter) {
+            self.letters.forget(old.source);
+        }
+        self.letters.add(source);
         if mailbox.letters.len() > SENDERS_MAX {
             // Strangers may write to anyone; the one that was silent longest makes room.
             let oldest = mailbox.letters.iter().min_by_key(|(_, letter)| letter.seq);
             let oldest = *oldest.expect("more than the limit is not none").0;
-            mailbox.letters.remove(&oldest);
+            if let Some(old) = mailbox.letters.remove(&oldest) {
+                self.letters.forget(old.source);
+            }
         }
         assert!(mailbox.letters.len() <= SENDERS_MAX);
         self.counts.posted += 1;
         self.wake(receiver);
+        Ok(())
+    }
+
+    /// A full broker serves whoever takes little of it: one source cannot shut it to others.
+    fn make_room(&mut self, source: IpAddr, receiver: PublicKey) -> Result<(), Refusal> {
+        let boxes_full = self.boxes.len() >= MAILBOXES_MAX && !self.boxes.contains_key(&receiver);
+        if !boxes_full && self.letters.total < LETTERS_MAX {
+            return Ok(());
+        }
+        let greedy = self
+            .letters
+            .greediest()
+            .filter(|(greedy, count)| *greedy != source && *count > LETTERS_PER_SOURCE_FAIR);
+        let Some((greedy, _)) = greedy else {
+            self.counts.full += 1;
+            return Err(Refusal::Full);
+        };
+        for mailbox in self.boxes.values_mut() {
+            mailbox.letters.retain(|_, letter| letter.source != greedy);
+        }
+        self.boxes.retain(|_, mailbox| !mailbox.letters.is_empty());
+        self.letters.drop_source(greedy);
+        self.counts.evicted += 1;
         Ok(())
     }
 
@@ -378,13 +446,26 @@ impl Mailboxes {
     fn sweep(&mut self, now: Instant) {
         self.swept_at = now;
         for mailbox in self.boxes.values_mut() {
-            let before = mailbox.letters.len();
-            mailbox.letters.retain(|_, letter| now < letter.at + KEEP);
-            self.counts.expired += (before - mailbox.letters.len()) as u64;
+            let old = mailbox
+                .letters
+                .extract_if(.., |_, letter| now >= letter.at + KEEP);
+            for (_, letter) in old {
+                self.letters.forget(letter.source);
+                self.counts.expired += 1;
+            }
         }
         self.boxes.retain(|_, mailbox| !mailbox.letters.is_empty());
         let refilled = TOKEN_EVERY * BURST;
         self.sources.retain(|_, bucket| now < bucket.at + refilled);
+    }
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 network of 64 bits, of which any
+/// host has as many addresses as it likes.
+fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
     }
 }
 

@@ -77,6 +77,12 @@ impl Stun {
         self.repeat = REPEAT_FIRST;
     }
 
+    /// Ask at once, and often until answered: our mapping, or UDP itself, is in doubt.
+    pub fn ask_now(&mut self, now: Instant) {
+        self.send_at = now;
+        self.repeat = REPEAT_FIRST;
+    }
+
     /// When [`Stun::poll`] has something.
     pub fn deadline(&self) -> Instant {
         self.send_at

@@ -150,6 +150,11 @@ impl Turn {
         self.relayed
     }
 
+    /// Bytes that wait to be written to the server over TCP.
+    pub fn tcp_unsent(&self) -> usize {
+        self.tcp_unsent
+    }
+
     /// Ask for an allocation, unless that was done.
     pub fn start(&mut self, now: Now) {
         if self.state != TurnState::Idle {

@@ -78,6 +78,8 @@ pub enum LinkOutput {
     World(Output),
     /// Let our TURN servers pass on what comes from this address.
     Permit(IpAddr),
+    /// The path in use died.
+    PathDied,
     /// The peer was refused something.
     Refused(&'static str, String),
 }
@@ -122,10 +124,11 @@ impl Session {
     }
 
     /// Note whether the path in use works. When it does again, QUIC makes up for lost time.
-    fn update_connected(&mut self, now: Instant) {
+    /// Returns whether it has just died.
+    fn update_connected(&mut self, now: Instant) -> bool {
         let connected = self.ice.is_connected();
         if connected == self.connected {
-            return;
+            return false;
         }
         self.connected = connected;
         let was_up = self.confirmed;
@@ -134,6 +137,7 @@ impl Session {
             self.quic.path_changed(now);
             self.quic.handle_deadline(now);
         }
+        !connected
     }
 }
 
@@ -635,7 +639,9 @@ impl Link {
         let Some(session) = &mut self.session else {
             return;
         };
-        session.update_connected(now.mono);
+        if session.update_connected(now.mono) {
+            self.outputs.push_back(LinkOutput::PathDied);
+        }
         let selected = session.ice.selected();
         if selected == session.path || selected.is_none() {
             return;
@@ -649,6 +655,9 @@ impl Link {
             session.path_changes += 1;
             session.quic.path_changed(now.mono);
             let died = !session.ice.works(previous);
+            if died {
+                self.outputs.push_back(LinkOutput::PathDied);
+            }
             why = if died {
                 "the previous path died"
             } else {

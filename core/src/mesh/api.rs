@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::config::TurnServer;
 use crate::identity::PublicKey;
 use crate::status::LinkState;
 use crate::types::{LinkId, PeerId, StreamId};
@@ -14,6 +15,13 @@ pub enum Input {
     /// The unicast addresses of this machine's interfaces, without loopback. The first such
     /// input starts gathering; a later one that differs is a change of network.
     LocalAddresses(Vec<IpAddr>),
+    /// STUN and TURN servers whose names were resolved after the start.
+    Servers {
+        /// STUN servers.
+        stun: Vec<SocketAddr>,
+        /// TURN servers.
+        turn: Vec<TurnServer>,
+    },
     /// A broker handed over an envelope. Repeats and strangers are expected.
     Signal(Vec<u8>),
     /// The TCP connection to a TURN server did something.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::config::{PathPolicy, TurnServer, TurnTransport};
+use crate::config::{PathPolicy, SERVERS_MAX, TurnServer, TurnTransport};
 use crate::entropy::Seed;
 use crate::ice::LocalCandidate;
 use crate::mesh::{Event, Output, TcpAction, TcpEvent};
@@ -32,6 +32,9 @@ pub struct Gather {
     connections: Vec<Option<u32>>,
     next_connection: u32,
     tcp_at: Option<Instant>,
+    /// Whether a path died since UDP was last known to work, and a server has answered since.
+    udp_doubted: bool,
+    udp_heard: bool,
     candidates: Vec<LocalCandidate>,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     outputs: VecDeque<Output>,
@@ -62,10 +65,47 @@ impl Gather {
                 .collect(),
             next_connection: 0,
             tcp_at: None,
+            udp_doubted: false,
+            udp_heard: false,
             candidates: Vec::new(),
             datagrams: VecDeque::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// More servers than were known at the start; those that are known stay as they are.
+    pub fn add_servers(
+        &mut self,
+        now: Now,
+        stun: &[SocketAddr],
+        turn: Vec<TurnServer>,
+        seed: &Seed,
+    ) {
+        for server in stun {
+            let known = self.stun.iter().any(|client| client.server() == *server);
+            if !known && self.stun.len() < SERVERS_MAX {
+                let seed = seed.fork(&format!("stun/{server}"));
+                self.stun.push(Stun::new(*server, &seed, now.mono));
+            }
+        }
+        for server in turn {
+            let same = |client: &Turn| {
+                client.server() == server.addr && client.transport() == server.transport
+            };
+            if !self.turn.iter().any(same) && self.turn.len() < SERVERS_MAX {
+                let mut client = Turn::new(server, now);
+                if !self.hosts.is_empty() && client.transport() == TurnTransport::Udp {
+                    client.start(now);
+                }
+                self.turn.push(client);
+                self.connections.push(None);
+            }
+        }
+        if !self.hosts.is_empty() {
+            self.udp_doubted = false;
+            self.tcp_at = Some(now.mono + TCP_AFTER);
+        }
+        self.run(now);
     }
 
     /// Our candidates.
@@ -117,6 +157,7 @@ impl Gather {
     pub fn handle_stun(&mut self, now: Now, from: SocketAddr, data: &[u8]) -> Option<bool> {
         let stun = self.stun.iter_mut().find(|stun| stun.server() == from)?;
         let news = stun.handle(now.mono, data)?;
+        self.udp_heard = true;
         if news {
             let event = Event::Server {
                 server: from,
@@ -151,6 +192,7 @@ impl Gather {
             return false;
         };
         unwrap(now, turn, data, relayed);
+        self.udp_heard = true;
         self.run(now);
         self.refresh()
     }
@@ -240,7 +282,7 @@ impl Gather {
     pub fn handle_deadline(&mut self, now: Now) -> bool {
         if self.tcp_at.is_some_and(|at| at <= now.mono) {
             self.tcp_at = None;
-            if !self.turn.iter().any(|turn| turn.relayed().is_some()) {
+            if !self.udp_works() {
                 for turn in &mut self.turn {
                     turn.start(now);
                 }
@@ -253,6 +295,15 @@ impl Gather {
         }
         self.run(now);
         self.refresh()
+    }
+
+    /// Whether relays need no TCP: at first when there is an allocation over UDP, later when a
+    /// server still answers over it.
+    fn udp_works(&self) -> bool {
+        match self.udp_doubted {
+            true => self.udp_heard,
+            false => self.turn.iter().any(|turn| turn.relayed().is_some()),
+        }
     }
 
     /// When to call [`Gather::handle_deadline`], and why.
@@ -270,6 +321,30 @@ impl Gather {
         .into_iter()
         .filter_map(|(at, why)| Some((at?, why)))
         .min_by_key(|(at, _)| *at)
+    }
+
+    /// A path died: perhaps because UDP no longer passes. The STUN servers are asked at once;
+    /// unless something answers over UDP, TURN is tried over TCP.
+    pub fn path_died(&mut self, now: Now) {
+        let idle_tcp = self
+            .turn
+            .iter()
+            .any(|turn| turn.transport() == TurnTransport::Tcp && turn.state() == TurnState::Idle);
+        if !idle_tcp || self.tcp_at.is_some() {
+            return;
+        }
+        self.udp_doubted = true;
+        self.udp_heard = false;
+        self.tcp_at = Some(now.mono + TCP_AFTER);
+        for stun in &mut self.stun {
+            stun.ask_now(now.mono);
+        }
+        self.run(now);
+    }
+
+    /// Whether everything for the servers has left.
+    pub fn is_flushed(&self) -> bool {
+        self.datagrams.is_empty() && self.turn.iter().all(|turn| turn.tcp_unsent() == 0)
     }
 
     /// This node is stopping: give the allocations back.

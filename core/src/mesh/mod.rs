@@ -17,7 +17,7 @@ mod gather;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -44,6 +44,11 @@ use gather::Gather;
 
 /// Most STUN transactions whose link is remembered.
 const TRANSACTIONS_MAX: usize = 8192;
+/// Envelopes whose signatures are checked at once. Brokers hand over at most one per peer
+/// and change; a hostile one must not keep us busy.
+const SIGNAL_BURST: u32 = 1024;
+/// One more each.
+const SIGNAL_TOKEN_EVERY: Duration = Duration::from_millis(5);
 /// Most remote addresses whose link is remembered.
 const REMOTES_MAX: usize = 8192;
 
@@ -66,6 +71,10 @@ pub struct Mesh {
     transactions: BTreeMap<[u8; 12], LinkId>,
     transaction_order: VecDeque<[u8; 12]>,
     remotes: BTreeMap<SocketAddr, LinkId>,
+    /// What servers that come late draw from.
+    seed: Seed,
+    /// Signatures that may be checked now, and since when one more is earned.
+    signal_tokens: (u32, Instant),
     counters: Counters,
     recorder: Recorder,
     scratch: Vec<u8>,
@@ -120,6 +129,8 @@ impl Mesh {
             transactions: BTreeMap::new(),
             transaction_order: VecDeque::new(),
             remotes: BTreeMap::new(),
+            seed: seed.fork("late servers"),
+            signal_tokens: (SIGNAL_BURST, now.mono),
             counters: Counters::default(),
             recorder: Recorder::new(now.mono, shared.limits.recorder_len),
             scratch: Vec::new(),
@@ -147,6 +158,7 @@ impl Mesh {
     /// Whether every stream has ended and everything that says goodbye was handed out.
     pub fn is_drained(&self) -> bool {
         self.stopped
+            && self.gather.is_flushed()
             && self.ready.is_empty()
             && self.outputs.is_empty()
             && self.links.iter().all(Link::has_said_goodbye)
@@ -205,6 +217,9 @@ impl Mesh {
             Input::LocalAddresses(addresses) => {
                 let changed = self.gather.set_addresses(now, addresses);
                 self.candidates_changed(now, changed);
+            }
+            Input::Servers { stun, turn } => {
+                self.gather.add_servers(now, &stun, turn, &self.seed);
             }
             Input::Signal(envelope) => self.handle_signal(now, &envelope),
             Input::TurnTcp { conn, event } => {
@@ -418,11 +433,15 @@ impl Mesh {
                 self.transactions.remove(&oldest);
             }
         }
-        if self.remotes.len() >= REMOTES_MAX {
+        self.note_remote(out.pair.remote, link);
+    }
+
+    fn note_remote(&mut self, remote: SocketAddr, link: LinkId) {
+        if self.remotes.len() >= REMOTES_MAX && !self.remotes.contains_key(&remote) {
             // Checks repeat, so what is still of use comes back at once.
             self.remotes.clear();
         }
-        self.remotes.insert(out.pair.remote, link);
+        self.remotes.insert(remote, link);
     }
 
     // ---- streams and datagrams ----
@@ -513,7 +532,35 @@ impl Mesh {
 
     // ---- inside ----
 
+    fn take_signal_token(&mut self, now: Instant) -> bool {
+        let (tokens, since) = &mut self.signal_tokens;
+        let earned =
+            now.saturating_duration_since(*since).as_millis() / SIGNAL_TOKEN_EVERY.as_millis();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(SIGNAL_BURST);
+            *tokens = tokens.saturating_add(earned).min(SIGNAL_BURST);
+            *since = now;
+        }
+        let any = *tokens > 0;
+        *tokens = tokens.saturating_sub(1);
+        any
+    }
+
     fn handle_signal(&mut self, now: Now, bytes: &[u8]) {
+        // Strangers cost nothing: who it claims to be from is looked at before the signature.
+        let known = Envelope::claimed_sender(bytes).is_none_or(|key| {
+            let keys = self.keys.keys();
+            keys.into_iter().any(|known| known.as_bytes() == key)
+        });
+        if !known {
+            return self.refuse("signal_stranger", "a key that is no peer's".into());
+        }
+        if !self.take_signal_token(now.mono) {
+            return self.refuse(
+                "signal_flood",
+                "more envelopes than peers could send".into(),
+            );
+        }
         let envelope = match Envelope::parse(bytes) {
             Ok(envelope) => envelope,
             Err(error) => return self.refuse("signal_malformed", error.to_string()),
@@ -586,7 +633,8 @@ impl Mesh {
             return;
         };
         match self.links[link.index()].handle_stun(now, base, from, data) {
-            StunVerdict::Accepted => {}
+            // The peer's first packet may follow its check before ours goes the other way.
+            StunVerdict::Accepted => self.note_remote(from, link),
             StunVerdict::Malformed => self.refuse("stun_malformed", format!("from {from}")),
             // Routine while one end is ahead of the other in signaling.
             StunVerdict::Rejected => drop(self.counters.count("stun_rejected")),
@@ -617,6 +665,12 @@ impl Mesh {
         }
     }
 
+    /// A link's path died: without UDP, relays are reached over TCP.
+    fn path_died(&mut self, now: Now) {
+        self.gather.path_died(now);
+        self.drain_gather();
+    }
+
     /// A link was called: collect what it has to say, and note what it waits for.
     fn touch(&mut self, now: Now, id: LinkId) {
         let Some(link) = self.links.get_mut(id.index()) else {
@@ -624,6 +678,7 @@ impl Mesh {
         };
         let mut permits: BTreeSet<IpAddr> = BTreeSet::new();
         let mut refused = Vec::new();
+        let mut path_died = false;
         while let Some(output) = link.poll_output(now) {
             match output {
                 LinkOutput::World(output) => {
@@ -631,6 +686,7 @@ impl Mesh {
                     self.outputs.push_back(output);
                 }
                 LinkOutput::Permit(ip) => drop(permits.insert(ip)),
+                LinkOutput::PathDied => path_died = true,
                 LinkOutput::Refused(counter, detail) => refused.push((counter, detail)),
             }
         }
@@ -642,6 +698,9 @@ impl Mesh {
         }
         if !permits.is_empty() {
             self.drain_gather();
+        }
+        if path_died {
+            self.path_died(now);
         }
         if !self.is_ready[id.index()] {
             self.is_ready[id.index()] = true;
@@ -680,6 +739,9 @@ impl Mesh {
     fn record_input(&mut self, now: Now, input: &Input) {
         let what = match input {
             Input::LocalAddresses(addresses) => format!("addresses {addresses:?}"),
+            Input::Servers { stun, turn } => {
+                format!("{} more STUN and {} TURN servers", stun.len(), turn.len())
+            }
             Input::Signal(envelope) => {
                 format!(
                     "signal {} bytes {:x}",

@@ -183,12 +183,49 @@ fn an_impatient_source_is_slowed_down_and_recovers() {
 #[test]
 fn a_mailbox_is_bounded_and_forgets_what_nobody_fetched() {
     let mut broker = Broker::new();
-    for sender in 0..SENDERS_MAX as u8 + 5 {
+    for sender in 0..SENDERS_MAX + 5 {
         broker.sleep(TOKEN_EVERY);
-        broker.post(envelope(sender, 255, b"x"));
+        broker.post(stranger(sender, 255));
     }
     assert_eq!(read(broker.poll(255, None)).1.len(), SENDERS_MAX);
     broker.sleep(KEEP + SWEEP_EVERY);
     assert!(broker.poll(255, None).is_none(), "all expired");
     assert_eq!(broker.mailboxes.counters()[0], ("mailboxes", 0));
+}
+
+/// An envelope of the `n`th of many keys.
+fn stranger(n: usize, to: u8) -> Vec<u8> {
+    let mut seed = [7; 32];
+    seed[..8].copy_from_slice(&n.to_be_bytes());
+    let mut entropy = Seed::new(seed).rng();
+    let (from, unix) = (Identity::from_seed(seed), start().unix);
+    let run = Incarnation([0; 16]);
+    seal(&from, key(to).public(), run, 0, unix, b"x", &mut entropy)
+}
+
+#[test]
+fn a_source_that_fills_the_broker_makes_room_for_others() {
+    let mut broker = Broker::new();
+    let greedy: IpAddr = "198.51.100.66".parse().unwrap();
+    for n in 0..MAILBOXES_MAX {
+        // As if each were in a mailbox of its own.
+        let mut seed = [9; 32];
+        seed[..8].copy_from_slice(&n.to_be_bytes());
+        let letter = Letter {
+            source: greedy,
+            seq: 0,
+            at: broker.now.mono,
+            bytes: Arc::from(&b""[..]),
+        };
+        let owner = Identity::from_seed(seed).public();
+        let mailbox = broker.mailboxes.boxes.entry(owner).or_default();
+        mailbox.letters.insert(owner, letter);
+        broker.mailboxes.letters.add(greedy);
+    }
+    assert!(matches!(
+        broker.post(envelope(1, 2, b"x")),
+        Output::Posted { .. }
+    ));
+    assert_eq!(read(broker.poll(2, None)).1.len(), 1);
+    assert_eq!(broker.mailboxes.letters.total, 1);
 }

@@ -179,6 +179,25 @@ fn streams_go_on_when_a_nat_forgets_its_mappings() {
 }
 
 #[test]
+fn a_stream_moves_to_a_relay_over_tcp_when_udp_is_blocked_under_it() {
+    use holdfast_core::config::TurnTransport;
+    let mut world = crate::setup::two_nodes(38, home, |_, spec| {
+        spec.turn = vec![TurnTransport::Udp, TurnTransport::Tcp];
+    });
+    start_both(&mut world);
+    limit_rate(&mut world);
+    let stream = endless(&mut world, 0, 1);
+    if let Uplink::Behind(nat) = world.net.uplink(world.nodes[0].host) {
+        world.net.nat_mut(nat).set_udp_blocked(true);
+    }
+    let took = stall(&mut world, 1);
+    println!("flows again after {took:?}");
+    assert!(took <= SECOND * 4, "{took:?}");
+    assert_eq!(world.app(0, stream).reset, None);
+    assert_eq!(world.class(0, 1).as_deref(), Some("relay"));
+}
+
+#[test]
 fn a_link_without_any_path_is_down_then_up_again_with_its_streams() {
     let mut world = settled(34, home);
     let stream = world.open(0, 1, ECHO, u64::MAX, false);
