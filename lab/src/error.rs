@@ -70,6 +70,12 @@ pub enum Error {
         /// The namespace.
         namespace: String,
     },
+    /// The kernel cannot track connections, which every NAT rests on.
+    #[error("this kernel tracks no connections: load its module `nf_conntrack` ({why})")]
+    NoConntrack {
+        /// What was tried.
+        why: String,
+    },
     /// A program failed.
     #[error("`{command}` failed ({status}): {stderr}")]
     Tool {

@@ -74,13 +74,12 @@ impl Lab {
         tools::preconditions()?;
         let prefix = &self.topology.prefix;
         match State::load(prefix)? {
-            Some(state) if state.is_abandoned() => drop(Self::clean(prefix)?),
-            Some(_) => {
+            Some(state) if !state.is_abandoned() => {
                 return Err(Error::AlreadyUp {
                     prefix: prefix.clone(),
                 });
             }
-            None => {}
+            _ => drop(Self::clean(prefix)?),
         }
         // Before the state names them as ours: whatever it names may be removed.
         self.check_namespaces_free()?;
@@ -117,25 +116,77 @@ impl Lab {
     /// namespaces (SIGTERM, a second later SIGKILL), its link emulators, its namespaces and its
     /// state. Returns whether there was one.
     ///
+    /// A lab whose state file is missing or damaged is known by its folder alone: then its
+    /// namespaces are those whose names begin with its prefix.
+    ///
     /// # Errors
-    /// [`Error::State`] if its state file is damaged, [`Error::Timeout`] if a process cannot be
-    /// ended, or what `ip` refused.
+    /// [`Error::Timeout`] if a process cannot be ended, or what `ip` refused.
     pub fn clean(prefix: &str) -> Result<bool, Error> {
         check_prefix(prefix)?;
-        let Some(state) = State::load(prefix)? else {
-            state::remove(prefix)?;
+        if !state::folder(prefix).exists() {
             return Ok(false);
+        }
+        let (namespaces, processes) = match State::load(prefix) {
+            Ok(Some(state)) => (state.topology.namespaces(), state.processes),
+            Ok(None) | Err(Error::State { .. }) => (namespaces_by_name(prefix)?, Vec::new()),
+            Err(error) => return Err(error),
         };
-        let namespaces = state.topology.namespaces();
         end_inhabitants(&namespaces)?;
         // After the inhabitants, whose last words may still want the links.
-        let outside = state.processes.iter().filter_map(ProcessId::handle);
+        let outside = processes.iter().filter_map(ProcessId::handle);
         end_all(outside.collect(), TEARDOWN_GRACE);
         let existing = namespaces.iter().filter(|name| netns::path(name).exists());
         let batch: Vec<String> = existing.map(|name| format!("netns del {name}\n")).collect();
         ip(&batch.concat(), None)?;
         state::remove(prefix)?;
         Ok(true)
+    }
+
+    /// Removes every lab whose maker has ended and that was not meant to outlive it, as killed
+    /// test runs leave them. Returns their prefixes.
+    ///
+    /// A lab with a damaged state file is nobody's to judge, and stays for
+    /// [`clean`](Self::clean).
+    ///
+    /// # Errors
+    /// Those of [`clean`](Self::clean), for the first lab that cannot be removed; the others are
+    /// removed all the same.
+    pub fn sweep() -> Result<Vec<String>, Error> {
+        let mut swept = Vec::new();
+        let mut failed = Ok(());
+        for prefix in Self::prefixes()? {
+            let abandoned = match State::load(&prefix) {
+                Ok(state) => state.is_none_or(|state| state.is_abandoned()),
+                Err(_) => false,
+            };
+            if abandoned {
+                match Self::clean(&prefix) {
+                    Ok(true) => swept.push(prefix),
+                    Ok(false) => {}
+                    Err(error) => failed = failed.and(Err(error)),
+                }
+            }
+        }
+        failed.map(|()| swept)
+    }
+
+    /// The prefixes of the labs that exist, sorted, abandoned ones included.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if they cannot be listed.
+    pub fn prefixes() -> Result<Vec<String>, Error> {
+        let mut prefixes = state::prefixes()?;
+        prefixes.sort();
+        Ok(prefixes)
+    }
+
+    /// Whether the process that made the lab of that prefix still runs. False without a lab.
+    ///
+    /// # Errors
+    /// [`Error::State`] if its state file is damaged.
+    pub fn maker_is_alive(prefix: &str) -> Result<bool, Error> {
+        let state = State::load(prefix)?;
+        Ok(state.is_some_and(|state| state.owner.is_alive()))
     }
 
     /// The prefix of its namespaces.
@@ -242,17 +293,26 @@ impl Lab {
 
     /// Makes a router forget every mapping, as a restart would. Flows from inside get a new
     /// mapping with their next packet; whether the public port changes is up to its
-    /// [`Mapping`](crate::Mapping) (random with `EimRand` and `Apdm`).
+    /// [`Mapping`](crate::Mapping) (random with `EimRand` and `Apdm`). UDP through a router that
+    /// does more than plain conntrack is lost for the milliseconds that this takes.
     ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::MissingTool`] without `conntrack`, or what a tool refused.
     pub fn flush_nat(&self, router: &str) -> Result<(), Error> {
         let router = self.topology.router(router)?;
         let namespace = netns::open(&self.topology.namespace(&router.name))?;
-        if let Some(script) = router.nat.flush_rules() {
-            tools::run("nft", &["-f", "-"], script, Some(&namespace))?;
-        }
-        tools::run("conntrack", &["-F"], "", Some(&namespace))
+        let nft = |script: &str| tools::run("nft", &["-f", "-"], script, Some(&namespace));
+        let flush = || tools::run("conntrack", &["-F"], "", Some(&namespace));
+        let Some([hold, lift]) = router.nat.flush_rules() else {
+            return flush();
+        };
+        // Found missing before anything is held.
+        tools::find("conntrack")?;
+        nft(&hold)?;
+        let flushed = flush();
+        // Also after a failure: the router must not stay closed.
+        nft(&lift)?;
+        flushed
     }
 
     /// Gives a running router another behaviour, all at once. What it remembers of flows through
@@ -452,6 +512,20 @@ pub enum Role {
     Router,
     /// A machine.
     Node,
+}
+
+/// The namespaces whose names begin with the prefix, those of longer prefixes excepted.
+fn namespaces_by_name(prefix: &str) -> Result<Vec<String>, Error> {
+    let own = format!("{prefix}-");
+    let others: Vec<String> = Lab::prefixes()?
+        .into_iter()
+        .filter(|other| other.starts_with(&own))
+        .map(|other| format!("{other}-"))
+        .collect();
+    let names = netns::names()?.into_iter().filter(|name| {
+        name.starts_with(&own) && !others.iter().any(|other| name.starts_with(other))
+    });
+    Ok(names.collect())
 }
 
 /// Ends every process in the namespaces, again until there is none.

@@ -1,6 +1,6 @@
 //! Making a lab: namespaces, links, addresses, NATs.
 
-use std::{collections::BTreeMap, fmt::Write, fs, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, fs, net::Ipv4Addr, path::Path, time::Duration};
 
 use crate::{
     Error, Lab, PUB, SERVERS,
@@ -18,6 +18,12 @@ const RUNNING_BOUND: Duration = Duration::from_secs(10);
 
 /// A TAP device's default of 500 packets drops bursts that the emulator is to judge.
 const EMULATED_QUEUE_PACKETS: u32 = 5_000;
+
+/// How long an unanswered UDP flow is remembered, seconds.
+const UDP_TIMEOUT: &str = "net/netfilter/nf_conntrack_udp_timeout";
+
+/// How long an answered UDP flow is remembered, seconds.
+const UDP_STREAM_TIMEOUT: &str = "net/netfilter/nf_conntrack_udp_timeout_stream";
 
 /// One interface pair between a member and what is above it.
 pub(crate) struct Joint {
@@ -198,21 +204,19 @@ impl Lab {
 
     pub(crate) fn apply_nat(&self, router: &Router) -> Result<(), Error> {
         let namespace = self.topology.namespace(&router.name);
-        let (new, stream) = (router.nat.udp_timeout_s, router.nat.udp_stream_timeout_s);
-        set_sysctls(
-            &namespace,
-            &[
-                ("net/netfilter/nf_conntrack_udp_timeout", new),
-                ("net/netfilter/nf_conntrack_udp_timeout_stream", stream),
-            ],
-        )?;
         let handle = netns::open(&namespace)?;
+        // Before the timeouts: where connection tracking is a module, these rules load it, and
+        // its settings exist from then on.
         tools::run(
             "nft",
             &["-f", "-"],
             &router.nat.rules(router.address()),
             Some(&handle),
-        )
+        )?;
+        let (new, stream) = (router.nat.udp_timeout_s, router.nat.udp_stream_timeout_s);
+        let timeouts = [(UDP_TIMEOUT, new), (UDP_STREAM_TIMEOUT, stream)];
+        require_conntrack(&namespace)?;
+        set_sysctls(&namespace, &timeouts)
     }
 
     fn configure_node(&self, node: &Node) -> Result<(), Error> {
@@ -284,6 +288,28 @@ fn set_up(batch: &mut String, interface: &str, uplink: &Uplink, more: &str) {
 /// A new namespace inherits this from the machine, where it may be on or off.
 fn set_forwarding(namespace: &str, on: bool) -> Result<(), Error> {
     set_sysctls(namespace, &[("net/ipv4/ip_forward", u32::from(on))])
+}
+
+/// Connection tracking with its settings, or an error that says what the kernel lacks.
+fn require_conntrack(namespace: &str) -> Result<(), Error> {
+    let exists = || {
+        netns::run_in(namespace, || {
+            Path::new("/proc/sys").join(UDP_TIMEOUT).exists()
+        })
+    };
+    if exists()? {
+        return Ok(());
+    }
+    // A container may not load modules; the second look tells whether it mattered.
+    let loaded = tools::run("modprobe", &["nf_conntrack"], "", None);
+    if exists()? {
+        return Ok(());
+    }
+    let why = loaded.map_or_else(
+        |error| error.to_string(),
+        |()| format!("{UDP_TIMEOUT} is not there, though `modprobe nf_conntrack` succeeded"),
+    );
+    Err(Error::NoConntrack { why })
 }
 
 fn set_sysctls(namespace: &str, values: &[(&str, u32)]) -> Result<(), Error> {

@@ -204,12 +204,27 @@ impl Nat {
         script
     }
 
-    /// The script that makes the router forget, besides conntrack's own entries.
-    pub(crate) fn flush_rules(&self) -> Option<&'static str> {
-        self.is_tracked().then_some(
-            "flush map ip lab public\nflush map ip lab inside\n\
-             flush set ip lab addresses\nflush set ip lab endpoints\n",
-        )
+    /// The scripts that make the router forget, before and after conntrack's own entries.
+    ///
+    /// Either memory would be restored from the other by a packet that passes between the two
+    /// flushes, so no UDP passes from the first script to the second. The second flushes again
+    /// for the packets that were on their way when the first took effect.
+    pub(crate) fn flush_rules(&self) -> Option<[String; 2]> {
+        const FLUSH: &str = "flush map ip lab public\nflush map ip lab inside\n\
+             flush set ip lab addresses\nflush set ip lab endpoints\n";
+        self.is_tracked().then(|| {
+            [
+                format!(
+                    "table ip lab {{\n{}}}\n{FLUSH}",
+                    chain(
+                        "hold",
+                        "filter hook forward priority filter - 10",
+                        "    meta l4proto udp drop\n"
+                    )
+                ),
+                format!("{FLUSH}flush chain ip lab hold\ndelete chain ip lab hold\n"),
+            ]
+        })
     }
 
     fn inbound_translation(&self, wan: Ipv4Addr) -> String {

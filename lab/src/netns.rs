@@ -92,6 +92,19 @@ pub(crate) fn is_running(interface: &str) -> io::Result<bool> {
     Ok(flags & libc::IFF_RUNNING != 0)
 }
 
+/// The names of all network namespaces of this machine that have one.
+pub(crate) fn names() -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(NAMES) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(format!("list {NAMES}"))(error)),
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.collect())
+}
+
 /// The processes whose main thread is in one of the named namespaces, this process excepted.
 pub(crate) fn pids(namespaces: &[String]) -> Result<Vec<u32>, Error> {
     let inhabited: Vec<(u64, u64)> = namespaces

@@ -11,10 +11,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, process::ProcessId, topology::Topology};
+use crate::{
+    Error,
+    process::ProcessId,
+    topology::{Topology, check_prefix},
+};
 
 /// Namespaces vanish with a reboot, and so does `/run`.
 const ROOT: &str = "/run/holdfast-lab";
+
+/// Begins the names of folders that are being written; no prefix begins like this. The id of the
+/// process that writes follows.
+const DRAFT: &str = ".new-";
 
 /// The state file of one lab.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,25 +42,32 @@ pub(crate) fn folder(prefix: &str) -> PathBuf {
 impl State {
     /// Takes the prefix for this process: fails if a lab of it exists.
     pub(crate) fn create(topology: &Topology) -> Result<Self, Error> {
-        let folder = folder(&topology.prefix);
+        let prefix = &topology.prefix;
+        let folder = folder(prefix);
         let context = || format!("create {}", folder.display());
-        let mut builder = DirBuilder::new();
-        builder.mode(0o700);
-        fs::create_dir_all(ROOT).map_err(Error::io(context()))?;
-        builder
-            .create(&folder)
-            .map_err(|error| match error.kind() {
-                ErrorKind::AlreadyExists => Error::AlreadyUp {
-                    prefix: topology.prefix.clone(),
-                },
-                _ => Error::io(context())(error),
-            })?;
+        let draft = Path::new(ROOT).join(format!("{DRAFT}{}-{prefix}", process::id()));
         let state = Self {
             topology: topology.clone(),
             owner: ProcessId::of(process::id()),
             processes: Vec::new(),
         };
-        state.save()?;
+        fs::create_dir_all(ROOT).map_err(Error::io(context()))?;
+        remove_folder(&draft)?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&draft)
+            .map_err(Error::io(context()))?;
+        state.save_in(&draft)?;
+        // A folder is never seen without its state, so that one without it is debris.
+        fs::rename(&draft, &folder).map_err(|error| {
+            let _ = remove_folder(&draft);
+            match error.kind() {
+                ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => Error::AlreadyUp {
+                    prefix: prefix.clone(),
+                },
+                _ => Error::io(context())(error),
+            }
+        })?;
         Ok(state)
     }
 
@@ -74,7 +89,10 @@ impl State {
 
     /// Writes it, whole or not at all.
     pub(crate) fn save(&self) -> Result<(), Error> {
-        let folder = folder(&self.topology.prefix);
+        self.save_in(&folder(&self.topology.prefix))
+    }
+
+    fn save_in(&self, folder: &Path) -> Result<(), Error> {
         let (new, path) = (folder.join("state.new"), folder.join("state.json"));
         let text = serde_json::to_vec_pretty(self).map_err(|source| Error::State {
             path: path.display().to_string(),
@@ -91,10 +109,39 @@ impl State {
     }
 }
 
+/// The labs that have a folder, in no order; what ended processes left half written is removed.
+pub(crate) fn prefixes() -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(ROOT) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(format!("list {ROOT}"))(error)),
+    };
+    let mut prefixes = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        match name.strip_prefix(DRAFT) {
+            None if check_prefix(&name).is_ok() => prefixes.push(name),
+            None => {}
+            Some(rest) => {
+                let pid = rest.split('-').next().and_then(|pid| pid.parse().ok());
+                if pid.is_some_and(|pid| !ProcessId::of(pid).is_alive()) {
+                    remove_folder(&entry.path())?;
+                }
+            }
+        }
+    }
+    Ok(prefixes)
+}
+
 /// Forgets a lab.
 pub(crate) fn remove(prefix: &str) -> Result<(), Error> {
-    let folder = folder(prefix);
-    match fs::remove_dir_all(&folder) {
+    remove_folder(&folder(prefix))
+}
+
+fn remove_folder(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", folder.display()))(error))
         }

@@ -16,12 +16,13 @@ use crate::{Error, netns};
 const SYSTEM_FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// The programs that a lab may call, and the Debian package of each.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
     ("turnserver", "coturn"),
+    ("modprobe", "kmod"),
 ];
 
 /// Checks that a lab can be built here: root, `ip` and `nft`.

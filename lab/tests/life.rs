@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,13 @@ use holdfast_lab::{
 use support::{Probe, namespaces, prefix};
 
 const BOUND: Duration = Duration::from_secs(10);
+
+/// Held by tests whose abandoned labs another's sweep would remove.
+static ABANDONED: Mutex<()> = Mutex::new(());
+
+fn sweep_nobody_else() -> MutexGuard<'static, ()> {
+    ABANDONED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn describe(prefix: &str) -> Builder {
     Lab::builder(prefix)
@@ -110,6 +118,7 @@ fn helper_makes_a_lab_and_aborts() {
 #[test]
 fn a_lab_whose_maker_crashed_gives_way_to_the_next_of_its_prefix() {
     let Some(prefix) = prefix('a') else { return };
+    let _alone = sweep_nobody_else();
     let status = Command::new(env::current_exe().unwrap())
         .args(["--exact", "helper_makes_a_lab_and_aborts"])
         .env("HOLDFAST_LAB_ABORT", &prefix)
@@ -123,6 +132,51 @@ fn a_lab_whose_maker_crashed_gives_way_to_the_next_of_its_prefix() {
     assert_eq!(lab.status().unwrap().namespaces[3].pids, Vec::<u32>::new());
     drop(lab);
     assert_nothing_left(&prefix, &[]);
+}
+
+#[test]
+fn a_sweep_removes_abandoned_labs_and_no_other() {
+    let Some(lost) = prefix('b') else { return };
+    let _alone = sweep_nobody_else();
+    let (kept, lasting) = (prefix('d').unwrap(), prefix('g').unwrap());
+    let status = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "helper_makes_a_lab_and_aborts"])
+        .env("HOLDFAST_LAB_ABORT", &lost)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(!status.success());
+    let _kept = up(&kept);
+    let mut persistent = describe(&lasting).persistent(true).build().unwrap();
+    persistent.up().unwrap();
+    // Another sweep at the same time may have been faster.
+    Lab::sweep().unwrap();
+    assert_nothing_left(&lost, &[]);
+    for prefix in [&kept, &lasting] {
+        assert_eq!(namespaces(prefix).len(), 5, "{prefix}");
+    }
+    persistent.down().unwrap();
+}
+
+#[test]
+fn a_lab_with_a_missing_or_damaged_state_is_cleaned_by_its_name_alone() {
+    let Some(prefix) = prefix('i') else { return };
+    let _alone = sweep_nobody_else();
+    let state = Path::new("/run/holdfast-lab")
+        .join(&prefix)
+        .join("state.json");
+    for damage in [true, false] {
+        let lab = up(&prefix);
+        let process = stubborn(&lab, "n1");
+        match damage {
+            true => fs::write(&state, "{").unwrap(),
+            false => fs::remove_file(&state).unwrap(),
+        }
+        mem::forget(lab);
+        assert!(Lab::clean(&prefix).unwrap());
+        assert_nothing_left(&prefix, &[process]);
+    }
 }
 
 #[test]

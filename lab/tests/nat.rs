@@ -7,6 +7,8 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -211,6 +213,35 @@ fn a_forgotten_nat_state_gives_a_random_mapping_another_port_and_still_answers()
         before[1], after[1],
         "a plain masquerade takes the free local port again"
     );
+}
+
+#[test]
+fn a_nat_forgets_while_traffic_flows() {
+    /// Each would find the old port again if a packet slipped between the two memories.
+    const FLUSHES: usize = 10;
+    let Some(prefix) = prefix('g') else { return };
+    let random = Nat::new(Mapping::EimRand, Filtering::Apdf);
+    let lab = two(&prefix, random, Nat::default());
+    let _server = Server::start(&lab);
+    let mut probe = Probe::new(&lab, "n1");
+    let busy = probe.socket.try_clone().unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // Too short to be a request, so the server answers nothing.
+                let _ = busy.send_to(b"x", (SERVERS[0], PORTS[0]));
+            }
+        });
+        let mut seen = vec![probe.observed(SERVERS[0], PORTS[0]).unwrap()];
+        for _ in 0..FLUSHES {
+            lab.flush_nat("r1").unwrap();
+            seen.push(probe.observed(SERVERS[0], PORTS[0]).unwrap());
+        }
+        done.store(true, Ordering::Relaxed);
+        let repeated = seen.windows(2).filter(|two| two[0] == two[1]).count();
+        assert_eq!(repeated, 0, "{seen:?}");
+    });
 }
 
 #[test]
