@@ -10,6 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . deploy/env.sh
 
 RUST_MIN_MINOR=95 # The root Cargo.toml's rust-version is 1.95.
+# The one that the checks were written with: a newer one may say other things, or need a newer Rust.
+CARGO_DENY_VERSION=0.20.2
 mode=${1:-}
 packages=() # The Debian packages that are missing.
 
@@ -23,6 +25,16 @@ have_rust() {
   local version
   have cargo && version=$(cargo --version 2>/dev/null) || return 1
   [[ $version =~ ^cargo\ 1\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= RUST_MIN_MINOR))
+}
+
+# A compiler alone is not enough: libc's headers and start files are in a package of their own.
+have_c() {
+  have gcc && printf '#include <stdlib.h>\nint main(void) { return EXIT_SUCCESS; }\n' |
+    gcc -x c -o /dev/null - >/dev/null 2>&1
+}
+
+have_cargo_deny() {
+  [ "$(cargo-deny --version 2>/dev/null)" = "cargo-deny $CARGO_DENY_VERSION" ]
 }
 
 as_root() {
@@ -67,7 +79,7 @@ if ! have_rust; then
   rust=0
   packages+=(rustc-web cargo-web)
 fi
-need gcc gcc libc6-dev
+have_c || packages+=(gcc libc6-dev)
 need ip iproute2
 need nft nftables
 need curl curl
@@ -80,6 +92,7 @@ if [ "$mode" = test ]; then
     need rustfmt rustfmt-web
     need clippy-driver rust-web-clippy
   fi
+  need make make # The check of `make demo` runs it.
   need conntrack conntrack
   need ethtool ethtool
   need turnserver coturn
@@ -88,6 +101,7 @@ if [ "$mode" = test ]; then
   need git git # cargo-deny fetches the advisories with it.
 fi
 [ ${#packages[@]} = 0 ] || install_packages
+have_c || die "gcc cannot compile and link a C program: try gcc -x c - <<<'int main(void){}'"
 have_rust || die "Rust 1.$RUST_MIN_MINOR or newer is needed, found: $(cargo --version 2>&1 | head -1)"
 
 if [ "$mode" = test ]; then
@@ -95,9 +109,11 @@ if [ "$mode" = test ]; then
     cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
       rustup component add rustfmt clippy
   fi
-  if ! have cargo-deny; then
-    echo "setup: building cargo-deny, once, about two minutes" >&2
+  if ! have_cargo_deny; then
+    echo "setup: building cargo-deny $CARGO_DENY_VERSION, once, about two minutes" >&2
     # A target folder of the caller would be filled with a build that is needed once.
-    env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-deny --root "$HOLDFAST_CACHE/tools"
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked --force "cargo-deny@$CARGO_DENY_VERSION" \
+      --root "$HOLDFAST_CACHE/tools"
+    have_cargo_deny || die "cargo-deny $CARGO_DENY_VERSION is built, but $(command -v cargo-deny) is found first"
   fi
 fi
