@@ -349,8 +349,8 @@ impl Config {
         check(
             "stream_window",
             window.into(),
-            (16_384..=67_108_864).contains(&window),
-            "16384 to 67108864 bytes",
+            (131_072..=67_108_864).contains(&window),
+            "131072 to 67108864 bytes, so that any UDP datagram fits",
         );
         check(
             "send_window",

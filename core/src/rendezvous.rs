@@ -15,6 +15,7 @@ use crate::entropy::Seed;
 use crate::identity::PublicKey;
 use crate::signal::envelope::Envelope;
 use crate::time::Now;
+use crate::types::Incarnation;
 
 /// Largest accepted envelope, in bytes.
 pub const ENVELOPE_LEN_MAX: usize = 4096;
@@ -27,7 +28,9 @@ const LETTERS_MAX: usize = 65_536;
 /// When the broker is full, a source with more envelopes than this makes room for another.
 const LETTERS_PER_SOURCE_FAIR: usize = 1024;
 /// Most polls that wait at a time.
-const WAITING_MAX: usize = 4096;
+const WAITING_MAX: usize = 16_384;
+/// Most of them from one source: a whole cluster behind one NAT, several times over.
+const WAITING_PER_SOURCE_MAX: usize = 1024;
 /// Most source addresses whose rate is watched.
 const SOURCES_MAX: usize = 16_384;
 /// Requests that one source may make at once. Many nodes share one provider's address.
@@ -146,12 +149,15 @@ struct Mailbox {
 
 struct Letter {
     source: IpAddr,
+    incarnation: Incarnation,
+    sequence: u64,
     seq: u64,
     at: Instant,
     bytes: Arc<[u8]>,
 }
 
 struct Waiter {
+    source: IpAddr,
     mailbox: PublicKey,
     after: u64,
     until: Instant,
@@ -245,12 +251,14 @@ impl Mailboxes {
                 wait,
             } => {
                 let after = after.filter(|cursor| cursor.run == self.run);
+                let source = network(source);
                 let waiter = Waiter {
+                    source,
                     mailbox,
                     after: after.map_or(0, |cursor| cursor.seq),
                     until: now.mono + wait.min(POLL_WAIT_MAX),
                 };
-                self.poll(now.mono, ticket, network(source), waiter);
+                self.poll(now.mono, ticket, waiter);
             }
             Input::Cancel { ticket } => {
                 self.waiting.remove(&ticket);
@@ -312,10 +320,17 @@ impl Mailboxes {
             return Err(Refusal::Malformed);
         };
         let (sender, receiver) = (envelope.sender, envelope.receiver);
+        let run = (envelope.incarnation, envelope.sequence);
+        if self.is_recording(sender, receiver, run) {
+            // Accepted and without effect: a replay does not displace what came after it.
+            return Ok(());
+        }
         self.make_room(source, receiver)?;
         self.seq += 1;
         let letter = Letter {
             source,
+            incarnation: run.0,
+            sequence: run.1,
             seq: self.seq,
             at: now,
             bytes: bytes.into(),
@@ -337,6 +352,18 @@ impl Mailboxes {
         self.counts.posted += 1;
         self.wake(receiver);
         Ok(())
+    }
+
+    /// Whether the mailbox holds a later word of the same run.
+    fn is_recording(
+        &self,
+        sender: PublicKey,
+        receiver: PublicKey,
+        (incarnation, sequence): (Incarnation, u64),
+    ) -> bool {
+        let letters = self.boxes.get(&receiver).map(|mailbox| &mailbox.letters);
+        let known = letters.and_then(|letters| letters.get(&sender));
+        known.is_some_and(|known| known.incarnation == incarnation && known.sequence > sequence)
     }
 
     /// A full broker serves whoever takes little of it: one source cannot shut it to others.
@@ -362,10 +389,12 @@ impl Mailboxes {
         Ok(())
     }
 
-    fn poll(&mut self, now: Instant, ticket: u64, source: IpAddr, waiter: Waiter) {
-        let refusal = match self.take_token(now, source) {
+    fn poll(&mut self, now: Instant, ticket: u64, waiter: Waiter) {
+        let neighbours = self.waiting.values().filter(|w| w.source == waiter.source);
+        let crowded = neighbours.count() >= WAITING_PER_SOURCE_MAX;
+        let refusal = match self.take_token(now, waiter.source) {
             Err(reason) => Some(reason),
-            Ok(()) if self.waiting.len() >= WAITING_MAX => {
+            Ok(()) if crowded || self.waiting.len() >= WAITING_MAX => {
                 self.counts.full += 1;
                 Some(Refusal::Full)
             }

@@ -36,9 +36,12 @@ const CHANNELS_MAX: usize = 1024;
 const CHANNEL_RETRY: Duration = Duration::from_secs(5);
 /// First wait after a failure; it doubles up to [`RETRY_LAST`].
 const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// Time for the server to forget an allocation that was given back: until then it would
+/// refuse another one from the same address (RFC 8656 section 7.2, 437).
+const AFTER_DELETE: Duration = Duration::from_millis(150);
 /// Longest wait after a failure.
 const RETRY_LAST: Duration = Duration::from_secs(15);
-/// A connection or an allocation that takes longer has failed.
+/// A TCP connection that takes longer has failed. Requests have time limits of their own.
 const SETUP_MAX: Duration = Duration::from_secs(8);
 /// Life of derived credentials. Renewed with every allocation.
 const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -169,14 +172,14 @@ impl Turn {
         }
     }
 
-    /// Start over: our own address changed, so the server no longer knows us.
+    /// Start over: the server knows us by an address that is gone.
     pub fn restart(&mut self, now: Now) {
         if self.state == TurnState::Idle {
             return;
         }
         self.give_up(now, "our address changed");
         self.retry = RETRY_FIRST;
-        self.until = Some(now.mono);
+        self.until = Some(now.mono + AFTER_DELETE);
     }
 
     /// Give the allocation back.
@@ -408,34 +411,35 @@ impl Turn {
     /// Move everything that the client has to say into outputs.
     fn pump(&mut self, now: Now) {
         let at = self.at(now.mono);
-        let Some(client) = &mut self.client else {
-            return;
-        };
-        let next = client.poll(at);
-        let mut messages = Vec::new();
-        while let Some(transmit) = client.poll_transmit(at) {
-            messages.push(transmit.data.to_vec());
-        }
         let mut events = Vec::new();
-        while let Some(event) = client.poll_event() {
-            events.push(event);
-        }
-        for message in messages {
-            match self.server.transport {
-                TurnTransport::Udp => self.outputs.push_back(TurnOutput::Datagram(message)),
-                TurnTransport::Tcp => self.push_write(message),
+        while let Some(client) = &mut self.client {
+            let next = client.poll(at);
+            let messages = std::iter::from_fn(|| client.poll_transmit(at));
+            let messages: Vec<Vec<u8>> = messages.map(|message| message.data.to_vec()).collect();
+            events.extend(std::iter::from_fn(|| client.poll_event()));
+            if messages.is_empty() {
+                self.wait_for(now, next);
+                break;
+            }
+            for message in messages {
+                match self.server.transport {
+                    TurnTransport::Udp => self.outputs.push_back(TurnOutput::Datagram(message)),
+                    TurnTransport::Tcp => self.push_write(message),
+                }
             }
         }
         for event in events {
             self.on_event(now, event);
         }
+    }
+
+    fn wait_for(&mut self, now: Now, next: TurnPollRet) {
         match next {
-            TurnPollRet::WaitUntil(until) if self.client.is_some() => {
+            TurnPollRet::WaitUntil(until) => {
                 self.until = Some(self.origin + Duration::from_nanos(until.as_nanos() as u64));
             }
-            TurnPollRet::Closed if self.client.is_some() => {
-                self.give_up(now, "the server does not answer");
-            }
+            TurnPollRet::Closed if self.state == TurnState::Idle => self.client = None,
+            TurnPollRet::Closed => self.give_up(now, "the server does not answer"),
             _ => {}
         }
     }
@@ -456,12 +460,22 @@ impl Turn {
                 self.give_up(now, "the server refused an allocation");
             }
             TurnEvent::ChannelCreated(_, peer) => self.channel_bound(now, peer),
-            TurnEvent::ChannelCreateFailed(_, peer) => {
-                if let Some(channel) = self.channels.get_mut(&peer) {
-                    channel.asked_at = Some(now.mono);
-                }
+            TurnEvent::ChannelCreateFailed(_, peer) => self.channel_lost(now, peer),
+            // The server no longer knows the allocation: it was restarted.
+            TurnEvent::PermissionCreateFailed(..) if self.state == TurnState::Ready => {
+                self.give_up(now, "the server refused a permission");
             }
             _ => {}
+        }
+    }
+
+    /// A channel was refused, expired or not refreshed: its number means nothing any more.
+    fn channel_lost(&mut self, now: Now, peer: SocketAddr) {
+        if let Some(channel) = self.channels.get_mut(&peer) {
+            channel.asked_at = Some(now.mono);
+            if let Some(number) = channel.number.take() {
+                self.peers.remove(&number);
+            }
         }
     }
 
@@ -483,6 +497,7 @@ impl Turn {
     }
 
     fn give_up(&mut self, now: Now, why: &'static str) {
+        self.give_back(now);
         if self.server.transport == TurnTransport::Tcp {
             self.outputs.push_back(TurnOutput::Close);
         }
@@ -495,6 +510,21 @@ impl Turn {
         match self.relayed.take() {
             Some(relayed) => self.outputs.push_back(TurnOutput::Lost(relayed)),
             None => self.outputs.push_back(TurnOutput::Failed(why)),
+        }
+    }
+
+    /// Ask the server, if it still listens, to forget the allocation.
+    fn give_back(&mut self, now: Now) {
+        let at = self.at(now.mono);
+        let udp = self.server.transport == TurnTransport::Udp;
+        if let (true, Some(client), Some(_)) = (udp, &mut self.client, self.relayed)
+            && client.delete(at).is_ok()
+        {
+            let _ = client.poll(at);
+            while let Some(message) = client.poll_transmit(at) {
+                self.outputs
+                    .push_back(TurnOutput::Datagram(message.data.to_vec()));
+            }
         }
     }
 

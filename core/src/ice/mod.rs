@@ -31,6 +31,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(8);
 const PAIRS_MAX: usize = 64;
 /// Remote candidates that one agent may collect before it is made afresh.
 const AGENT_CANDIDATES_MAX: usize = 48;
+/// Peer-reflexive sources that one agent may collect: a NAT that rebinds makes one each time.
+const SOURCES_MAX: usize = 32;
+/// Agents that collected too many are made afresh this often at most.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// Pace of checks (Ta): the default of 50 ms makes every further pair wait.
 const PACE: Duration = Duration::from_millis(5);
 /// Checks while looking for a path: early repeats find one soon in spite of loss.
@@ -133,6 +137,9 @@ pub struct Ice {
     remote_lines: Vec<String>,
     remote_known: Vec<(SocketAddr, RemoteKind)>,
     agent_candidates: usize,
+    /// Sources of genuine requests that the peer did not tell us of.
+    sources: Vec<SocketAddr>,
+    renewed_at: Option<Instant>,
     paths: Vec<Path>,
     asked: VecDeque<Asked>,
     selected: Option<Pair>,
@@ -171,6 +178,8 @@ impl Ice {
             remote_lines: Vec::new(),
             remote_known: Vec::new(),
             agent_candidates: 0,
+            sources: Vec::new(),
+            renewed_at: None,
             paths: Vec::new(),
             asked: VecDeque::new(),
             selected: None,
@@ -221,6 +230,9 @@ impl Ice {
             };
             self.paths.retain(|path| path.pair.base != base);
         }
+        if self.selected.is_some() && self.selected_path().is_none() {
+            self.check_all(now);
+        }
         let known = std::mem::replace(&mut self.local, candidates.to_vec());
         for new in candidates.iter().filter(|new| !known.contains(new)) {
             if let Some(candidate) = new.to_is() {
@@ -240,6 +252,9 @@ impl Ice {
             let Ok(candidate) = Candidate::from_sdp_string(line) else {
                 continue;
             };
+            if !self.may_check(candidate.addr()) {
+                continue;
+            }
             if !known.contains(line) {
                 known.push(line.clone());
                 self.note_remote_kind(candidate.addr(), candidate.kind());
@@ -254,6 +269,19 @@ impl Ice {
         }
         self.search(now);
         self.run_agent(now);
+    }
+
+    /// Whether a peer may have us send checks there: not to services of this very machine.
+    fn may_check(&self, addr: SocketAddr) -> bool {
+        let on_loopback = self
+            .local
+            .iter()
+            .any(|local| matches!(local, LocalCandidate::Host(host) if host.ip().is_loopback()));
+        let ip = addr.ip();
+        addr.port() != 0
+            && !ip.is_unspecified()
+            && !ip.is_multicast()
+            && (on_loopback || !ip.is_loopback())
     }
 
     /// Addresses that the peer told us of, to permit on our relays.
@@ -295,10 +323,15 @@ impl Ice {
             return StunVerdict::Malformed;
         };
         self.seed_thread();
+        if message.is_binding_request() && !self.admit_source(now, from, &message) {
+            return StunVerdict::Rejected;
+        }
         let is_answer = message.is_successful_binding_response();
         let asked = is_answer
             .then(|| self.take_asked(message.trans_id()))
-            .flatten();
+            .flatten()
+            // An answer over another path says nothing of this one (RFC 8445 section 7.2.5.2.1).
+            .filter(|asked| asked.pair == Pair { base, remote: from });
         let accepted = match &asked {
             Some(asked) if !asked.by_agent => message
                 .verify(self.remote.password.as_bytes(), |key, parts| {
@@ -324,6 +357,28 @@ impl Ice {
         StunVerdict::Accepted
     }
 
+    /// Every new source of a genuine request becomes a peer-reflexive candidate, which `is`
+    /// keeps for good. Genuine requests can be sent again from anywhere, so their sources are
+    /// bounded: when there are too many, the agent is made afresh, seldom.
+    fn admit_source(&mut self, now: Instant, from: SocketAddr, request: &StunMessage<'_>) -> bool {
+        let told = self.remote_known.iter().any(|(addr, _)| *addr == from);
+        if told || self.sources.contains(&from) {
+            return true;
+        }
+        let password = self.own.password.as_bytes();
+        if !request.verify(password, |key, parts| HmacSha1.sha1_hmac(key, parts)) {
+            return false;
+        }
+        if self.sources.len() >= SOURCES_MAX {
+            if self.renewed_at.is_some_and(|at| now < at + RENEW_EVERY) {
+                return false;
+            }
+            self.renew_agent(now);
+        }
+        self.sources.push(from);
+        true
+    }
+
     fn take_asked(&mut self, id: TransId) -> Option<Asked> {
         let at = self.asked.iter().position(|asked| asked.id == id)?;
         self.asked.remove(at)
@@ -340,9 +395,17 @@ impl Ice {
 
     /// The peer has left a path of ours for dead.
     pub fn doubt_selected(&mut self, now: Instant) {
+        self.check_all(now);
         let selected = self.selected;
         if let Some(path) = self.paths.iter_mut().find(|p| Some(p.pair) == selected) {
             path.doubt(now);
+        }
+    }
+
+    /// By the time the path in use is given up, it is known which others work.
+    fn check_all(&mut self, now: Instant) {
+        for path in &mut self.paths {
+            path.check_now(now);
         }
     }
 
@@ -457,6 +520,8 @@ impl Ice {
         for candidate in self.local.iter().filter_map(|local| local.to_is()) {
             self.agent.add_local_candidate(candidate);
         }
+        self.sources.clear();
+        self.renewed_at = Some(now);
         self.agent_candidates = self.remote_lines.len();
         for line in &self.remote_lines {
             if let Ok(candidate) = Candidate::from_sdp_string(line) {
@@ -545,10 +610,7 @@ impl Ice {
             doubtful |= is_selected && was_valid && path.state == PathState::Suspect;
         }
         if doubtful {
-            // By the time the path in use is given up, it is known which others work.
-            for path in &mut self.paths {
-                path.check_now(now);
-            }
+            self.check_all(now);
         }
         for pair in due {
             self.probe(now, pair);
@@ -591,7 +653,7 @@ impl Ice {
             self.selected = next;
             let chosen = self.paths.iter_mut().find(|path| Some(path.pair) == next);
             if let Some(path) = chosen {
-                path.check_now(now);
+                path.select(now);
             }
         }
         let direct = self

@@ -118,6 +118,10 @@ pub struct Path {
     pub rtt: Option<Duration>,
     /// When a check was last answered.
     pub answered_at: Option<Instant>,
+    /// When traffic took to it while it was valid: it is not judged by the silence before.
+    selected_at: Option<Instant>,
+    /// When the earliest check was made that has no answer yet.
+    asked_at: Option<Instant>,
     /// When we first heard of it, or when it last died.
     since: Instant,
     /// When its present run of answers began.
@@ -138,6 +142,8 @@ impl Path {
             state: PathState::Checking,
             rtt: None,
             answered_at: None,
+            selected_at: None,
+            asked_at: None,
             since: now,
             valid_since: now,
             deaths: 0,
@@ -173,6 +179,7 @@ impl Path {
         // RFC 6298 section 2: an eighth of each new sample.
         self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         self.answered_at = Some(now);
+        self.asked_at = None;
         self.doubted_until = None;
         if !self.is_usable() {
             self.valid_since = now;
@@ -210,10 +217,10 @@ impl Path {
         }
     }
 
-    /// Silence after which an answer is overdue.
-    fn overdue(&self, selected: bool) -> Duration {
+    /// Time after which an answer is overdue.
+    fn overdue(&self) -> Duration {
         let rtt = self.rtt.unwrap_or_default();
-        self.interval(selected) + (rtt * 2).clamp(Duration::from_millis(80), SILENCE_MIN)
+        PROBE_SELECTED + (rtt * 2).clamp(Duration::from_millis(80), SILENCE_MIN)
     }
 
     /// The peer says that the path is dead for it: check now, and believe it unless an
@@ -227,7 +234,29 @@ impl Path {
         }
     }
 
-    /// Check it now: traffic takes it from now on, or may have to soon.
+    /// Traffic takes it from now on.
+    pub fn select(&mut self, now: Instant) {
+        if self.state == PathState::Valid {
+            self.selected_at = Some(now);
+        }
+        self.check_now(now);
+    }
+
+    /// When the answer to a check becomes overdue.
+    fn overdue_at(&self, selected: bool) -> Option<Instant> {
+        match selected {
+            true => self.silent_since().map(|at| at + self.overdue()),
+            // In reserve, checks are far apart: what counts is the one that was made.
+            false => self.asked_at.map(|at| at + self.overdue()),
+        }
+    }
+
+    /// Since when it has been silent, as far as that is held against it.
+    fn silent_since(&self) -> Option<Instant> {
+        self.answered_at.max(self.selected_at)
+    }
+
+    /// Check it now: traffic may have to take it soon.
     pub fn check_now(&mut self, now: Instant) {
         self.probe_at = Some(now);
     }
@@ -252,7 +281,7 @@ impl Path {
     /// When [`Path::tick`] has something to do.
     pub fn deadline(&self, selected: bool) -> Option<Instant> {
         let judge = match self.state {
-            PathState::Valid => self.answered_at.map(|at| at + self.overdue(selected)),
+            PathState::Valid => self.overdue_at(selected),
             PathState::Suspect => self.death_at(selected),
             PathState::Checking | PathState::Dead => None,
         };
@@ -260,17 +289,15 @@ impl Path {
     }
 
     fn death_at(&self, selected: bool) -> Option<Instant> {
-        let silence = self.answered_at.map(|at| at + self.silence_max(selected));
+        let silence = self
+            .silent_since()
+            .map(|at| at + self.silence_max(selected));
         [silence, self.doubted_until].into_iter().flatten().min()
     }
 
     /// Time passed. Returns whether a check is due.
     pub fn tick(&mut self, now: Instant, selected: bool) -> bool {
-        if self.state == PathState::Valid
-            && self
-                .answered_at
-                .is_some_and(|at| now >= at + self.overdue(selected))
-        {
+        if self.state == PathState::Valid && self.overdue_at(selected).is_some_and(|at| now >= at) {
             self.state = PathState::Suspect;
             self.probe_at = Some(now);
         }
@@ -281,13 +308,15 @@ impl Path {
             return false;
         }
         self.probe_at = Some(now + self.next_gap(selected));
+        self.asked_at.get_or_insert(now);
         true
     }
 
     fn next_gap(&mut self, selected: bool) -> Duration {
         match self.state {
             PathState::Checking | PathState::Valid => self.interval(selected),
-            PathState::Suspect => PROBE_SUSPECT,
+            PathState::Suspect if selected => PROBE_SUSPECT,
+            PathState::Suspect => PROBE_SELECTED,
             PathState::Dead => {
                 let gap = self.probe_gap;
                 self.probe_gap = (gap * 2).min(PROBE_DEAD_LAST);
@@ -368,6 +397,7 @@ pub fn choose(paths: &[Path], current: Option<Pair>, now: Instant) -> Option<Pai
         })
         .min_by_key(|path| {
             (
+                path.state != PathState::Valid,
                 !path.is_fresh(now),
                 path.relays(),
                 path.deaths,

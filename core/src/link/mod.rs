@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::Connection;
+use ring::hmac;
+use zeroize::Zeroizing;
 
 use crate::config::{AllowRule, Congestion, Limits, PeerConfig};
 use crate::entropy::Seed;
@@ -28,9 +30,10 @@ use crate::identity::Identity;
 use crate::mesh::{Event, OpenError, Output, Read, ResetReason, StreamClosed};
 use crate::mux::wire::Frame;
 use crate::mux::{Flows, Mux, MuxEvent};
-use crate::quic::{self, ConnectionError, HANDSHAKE_TIMEOUT, Quic, QuicConfig, Role};
+use crate::quic::{self, ConnectionError, FIRST_ID_LEN, HANDSHAKE_TIMEOUT, Quic, QuicConfig, Role};
 use crate::signal::envelope::Envelope;
-use crate::signal::{News, Rejected, Signaling};
+use crate::signal::snapshot::IceCredentials;
+use crate::signal::{News, Rejected, Signaling, link_of_ufrag};
 use crate::status::{LinkState, LinkStatus};
 use crate::time::Now;
 use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
@@ -541,16 +544,15 @@ impl Link {
 
     // ---- the session ----
 
-    fn start_session(
-        &mut self,
-        now: Now,
-        remote: crate::signal::snapshot::IceCredentials,
-        epoch: u32,
-    ) {
+    fn start_session(&mut self, now: Now, remote: IceCredentials, epoch: u32) {
         let own = self
             .signaling
             .own_credentials()
             .expect("a session begins with an accepted peer");
+        let first_id = match self.role {
+            Role::Client => first_id(&own, &remote),
+            Role::Server => first_id(&remote, &own),
+        };
         self.sessions += 1;
         let seed = self.seed.fork(&format!("session/{}", self.sessions));
         let controlling = self.role == Role::Client;
@@ -562,6 +564,7 @@ impl Link {
                 us: &self.shared.identity,
                 peer: self.peer.key,
                 link: self.id,
+                first_id,
                 congestion: self.shared.congestion,
                 limits: self.shared.limits,
             },
@@ -802,6 +805,7 @@ impl Link {
                 if right {
                     session.confirmed = true;
                     session.handshake_since = None;
+                    session.pathless_since = (!session.connected).then_some(now.mono);
                 } else {
                     let code = CLOSE_WRONG_SESSION;
                     session.quic.close(now.mono, code, b"another session");
@@ -887,4 +891,18 @@ impl Link {
     fn world(&mut self, output: Output) {
         self.outputs.push_back(LinkOutput::World(output));
     }
+}
+
+/// The destination id of the first QUIC packet of a session: the server's link, which its user
+/// fragment names, and a tag that only who knows both ICE passwords can make.
+fn first_id(client: &IceCredentials, server: &IceCredentials) -> [u8; FIRST_ID_LEN] {
+    let key = [client.password.as_bytes(), server.password.as_bytes()].concat();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &Zeroizing::new(key));
+    let tag = hmac::sign(&key, b"holdfast/1 first packet");
+    let link = link_of_ufrag(&server.ufrag).unwrap_or(LinkId(u16::MAX));
+    let mut id = [0; FIRST_ID_LEN];
+    let (head, rest) = id.split_at_mut(2);
+    head.copy_from_slice(&link.0.to_be_bytes());
+    rest.copy_from_slice(&tag.as_ref()[..FIRST_ID_LEN - 2]);
+    id
 }

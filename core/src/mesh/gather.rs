@@ -16,8 +16,8 @@ use crate::stun::Stun;
 use crate::time::Now;
 use crate::turn::{Turn, TurnOutput, TurnState};
 
-/// Most addresses of this machine that are offered.
-const HOSTS_MAX: usize = 4;
+/// Most addresses of this machine that are offered, in the order in which they were told.
+const HOSTS_MAX: usize = 6;
 /// How long UDP may fail to reach a TURN server before TCP is tried. A round trip to any
 /// server is below it, and a node behind a UDP-blocking firewall waits for nothing else.
 const TCP_AFTER: Duration = Duration::from_millis(350);
@@ -35,6 +35,8 @@ pub struct Gather {
     /// Whether a path died since UDP was last known to work, and a server has answered since.
     udp_doubted: bool,
     udp_heard: bool,
+    /// Whether our candidates have to be worked out again.
+    dirty: bool,
     candidates: Vec<LocalCandidate>,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     outputs: VecDeque<Output>,
@@ -67,6 +69,7 @@ impl Gather {
             tcp_at: None,
             udp_doubted: false,
             udp_heard: false,
+            dirty: false,
             candidates: Vec::new(),
             datagrams: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -121,33 +124,40 @@ impl Gather {
     }
 
     /// The machine's addresses are these now. Returns whether our candidates changed.
-    pub fn set_addresses(&mut self, now: Now, mut addresses: Vec<IpAddr>) -> bool {
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.truncate(HOSTS_MAX);
-        if addresses == self.hosts {
-            return false;
-        }
-        let first = self.hosts.is_empty();
-        self.hosts = addresses;
-        for stun in &mut self.stun {
-            stun.restart(now.mono);
-        }
-        for turn in &mut self.turn {
-            match (first, turn.transport()) {
-                (true, TurnTransport::Udp) => turn.start(now),
-                (true, TurnTransport::Tcp) => {}
-                (false, _) => turn.restart(now),
+    pub fn set_addresses(&mut self, now: Now, addresses: &[IpAddr]) -> bool {
+        let mut hosts = Vec::new();
+        for ip in addresses {
+            if hosts.len() < HOSTS_MAX && !hosts.contains(ip) {
+                hosts.push(*ip);
             }
         }
-        if first {
-            let udp = self
-                .turn
-                .iter()
-                .any(|t| t.transport() == TurnTransport::Udp);
-            let wait = if udp { TCP_AFTER } else { Duration::ZERO };
-            self.tcp_at = Some(now.mono + wait);
+        if hosts == self.hosts {
+            return false;
         }
+        let before = std::mem::replace(&mut self.hosts, hosts);
+        let gone = before.iter().any(|ip| !self.hosts.contains(ip));
+        for stun in &mut self.stun {
+            match gone {
+                true => stun.restart(now.mono),
+                false => stun.ask_now(now.mono),
+            }
+        }
+        let has_udp = self
+            .turn
+            .iter()
+            .any(|t| t.transport() == TurnTransport::Udp);
+        for turn in &mut self.turn {
+            if gone {
+                turn.restart(now);
+            } else if turn.transport() == TurnTransport::Udp {
+                turn.start(now);
+            }
+        }
+        let wait = if has_udp { TCP_AFTER } else { Duration::ZERO };
+        self.tcp_at = Some(now.mono + wait);
+        self.udp_doubted = !before.is_empty();
+        self.udp_heard = false;
+        self.dirty = true;
         self.run(now);
         self.refresh()
     }
@@ -165,7 +175,8 @@ impl Gather {
             };
             self.outputs.push_back(Output::Event(event));
         }
-        Some(news && self.refresh())
+        self.dirty |= news;
+        Some(self.refresh())
     }
 
     /// Whether the datagram is from one of our TURN servers.
@@ -417,8 +428,14 @@ impl Gather {
                 self.tcp(at, TcpAction::Close);
                 self.connections[at] = None;
             }
-            TurnOutput::Allocated(_) => self.outputs.push_back(event("TURN server relays for us")),
-            TurnOutput::Lost(_) => self.outputs.push_back(event("TURN allocation lost")),
+            TurnOutput::Allocated(_) => {
+                self.dirty = true;
+                self.outputs.push_back(event("TURN server relays for us"));
+            }
+            TurnOutput::Lost(_) => {
+                self.dirty = true;
+                self.outputs.push_back(event("TURN allocation lost"));
+            }
             TurnOutput::Failed(why) => self.outputs.push_back(event(why)),
         }
     }
@@ -429,28 +446,37 @@ impl Gather {
         }
     }
 
-    /// Work out our candidates; returns whether they changed.
+    /// Work out our candidates if something changed; returns whether they did.
     fn refresh(&mut self) -> bool {
-        let mut candidates = Vec::new();
+        if !std::mem::take(&mut self.dirty) {
+            return false;
+        }
+        let host = |ip: &IpAddr| SocketAddr::new(*ip, self.udp_port);
+        let relayed = self.turn.iter().filter_map(Turn::relayed);
+        // A server that names one of our own addresses would have our checks sent to itself.
+        let honest = |addr: &SocketAddr| !self.hosts.contains(&addr.ip()) && is_sendable(addr);
+        let mut candidates: Vec<_> = relayed
+            .filter(honest)
+            .map(LocalCandidate::Relayed)
+            .collect();
         if self.policy == PathPolicy::All {
-            let hosts = self.hosts.iter();
-            candidates
-                .extend(hosts.map(|ip| LocalCandidate::Host(SocketAddr::new(*ip, self.udp_port))));
-            for stun in &self.stun {
-                let Some(addr) = stun.mapped() else { continue };
+            for addr in self
+                .stun
+                .iter()
+                .filter_map(Stun::mapped)
+                .filter(is_sendable)
+            {
                 let family = |ip: &&IpAddr| ip.is_ipv4() == addr.is_ipv4();
-                let Some(ip) = self.hosts.iter().find(family) else {
+                let Some(base) = self.hosts.iter().find(family).map(host) else {
                     continue;
                 };
-                let base = SocketAddr::new(*ip, self.udp_port);
                 candidates.push(LocalCandidate::ServerReflexive { addr, base });
             }
+            candidates.extend(self.hosts.iter().map(host).map(LocalCandidate::Host));
         }
-        let relayed = self.turn.iter().filter_map(Turn::relayed);
-        candidates.extend(relayed.map(LocalCandidate::Relayed));
+        candidates.truncate(CANDIDATES_MAX);
         candidates.sort_unstable();
         candidates.dedup();
-        candidates.truncate(CANDIDATES_MAX);
         let changed = candidates != self.candidates;
         self.candidates = candidates;
         changed
@@ -485,4 +511,10 @@ fn is_public(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
     }
+}
+
+/// Whether a packet can be sent there at all.
+fn is_sendable(addr: &SocketAddr) -> bool {
+    let ip = addr.ip();
+    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
 }

@@ -6,7 +6,7 @@
 //! 1. The source is one of our TURN servers: unwrap it and start again with the peer's
 //!    address. (ChannelData begins with 0x40 to 0x4F, which lies inside QUIC's short headers.)
 //! 2. STUN by its magic cookie: a request by its user fragment, an answer by its transaction.
-//! 3. QUIC by connection id, a first packet by the pair it came on.
+//! 3. QUIC by connection id.
 //!
 //! What fits nowhere is counted and dropped: strangers get no answer.
 
@@ -31,7 +31,7 @@ use crate::entropy::Seed;
 use crate::ice::{Base, LocalCandidate, StunVerdict};
 use crate::link::{Link, LinkOutput, LinkTransmit, Shared};
 use crate::mux::DATAGRAM_LEN_MAX;
-use crate::quic::{CONNECTION_ID_LEN, link_of_packet};
+use crate::quic::link_of_packet;
 use crate::recorder::{Record, Recorder};
 use crate::signal::envelope::Envelope;
 use crate::signal::{Rejected, link_of_ufrag};
@@ -49,8 +49,6 @@ const TRANSACTIONS_MAX: usize = 8192;
 const SIGNAL_BURST: u32 = 1024;
 /// One more each.
 const SIGNAL_TOKEN_EVERY: Duration = Duration::from_millis(5);
-/// Most remote addresses whose link is remembered.
-const REMOTES_MAX: usize = 8192;
 
 /// A node: its links, its addresses, its policy.
 pub struct Mesh {
@@ -70,7 +68,6 @@ pub struct Mesh {
     /// Whose STUN transactions these are, and the order in which they were made.
     transactions: BTreeMap<[u8; 12], LinkId>,
     transaction_order: VecDeque<[u8; 12]>,
-    remotes: BTreeMap<SocketAddr, LinkId>,
     /// What servers that come late draw from.
     seed: Seed,
     /// Signatures that may be checked now, and since when one more is earned.
@@ -128,7 +125,6 @@ impl Mesh {
             links,
             transactions: BTreeMap::new(),
             transaction_order: VecDeque::new(),
-            remotes: BTreeMap::new(),
             seed: seed.fork("late servers"),
             signal_tokens: (SIGNAL_BURST, now.mono),
             counters: Counters::default(),
@@ -215,7 +211,7 @@ impl Mesh {
         self.record_input(now, &input);
         match input {
             Input::LocalAddresses(addresses) => {
-                let changed = self.gather.set_addresses(now, addresses);
+                let changed = self.gather.set_addresses(now, &addresses);
                 self.candidates_changed(now, changed);
             }
             Input::Servers { stun, turn } => {
@@ -363,7 +359,7 @@ impl Mesh {
             };
             // The next link's turn comes first.
             self.ready.rotate_left(1);
-            self.note_transmit(id, &out, &buf[start..]);
+            self.note_transmit(id, &buf[start..]);
             let transmit = match out.pair.base {
                 Base::Host(local) => Some(Transmit {
                     to: out.pair.remote,
@@ -417,8 +413,8 @@ impl Mesh {
         })
     }
 
-    /// Remember where answers to a check and first packets belong.
-    fn note_transmit(&mut self, link: LinkId, out: &LinkTransmit, bytes: &[u8]) {
+    /// Remember where the answer to a check belongs.
+    fn note_transmit(&mut self, link: LinkId, bytes: &[u8]) {
         let is_request = is_stun(bytes) && bytes[..2] == [0, 1];
         if !is_request {
             return;
@@ -433,15 +429,6 @@ impl Mesh {
                 self.transactions.remove(&oldest);
             }
         }
-        self.note_remote(out.pair.remote, link);
-    }
-
-    fn note_remote(&mut self, remote: SocketAddr, link: LinkId) {
-        if self.remotes.len() >= REMOTES_MAX && !self.remotes.contains_key(&remote) {
-            // Checks repeat, so what is still of use comes back at once.
-            self.remotes.clear();
-        }
-        self.remotes.insert(remote, link);
     }
 
     // ---- streams and datagrams ----
@@ -594,7 +581,8 @@ impl Mesh {
             self.route_stun(now, base, from, &data);
             return;
         }
-        let Some(link) = self.link_of_quic(from, &data) else {
+        let link = link_of_packet(&data).filter(|link| link.index() < self.links.len());
+        let Some(link) = link else {
             self.refuse(
                 "packet_stranger",
                 format!("{} bytes from {from}", data.len()),
@@ -607,22 +595,6 @@ impl Mesh {
         self.touch(now, link);
     }
 
-    /// By connection id; a first packet, whose id is not ours, by where it came from.
-    fn link_of_quic(&self, from: SocketAddr, data: &[u8]) -> Option<LinkId> {
-        let link = match data {
-            // A long header (RFC 9000 section 17.2): version, then the destination id.
-            [first, _, _, _, _, len, id @ ..] if first & 0x80 != 0 => {
-                let ours = usize::from(*len) == CONNECTION_ID_LEN && id.len() > CONNECTION_ID_LEN;
-                match ours {
-                    true => LinkId(u16::from_be_bytes([id[0], id[1]])),
-                    false => *self.remotes.get(&from)?,
-                }
-            }
-            _ => link_of_packet(data)?,
-        };
-        (link.index() < self.links.len()).then_some(link)
-    }
-
     fn route_stun(&mut self, now: Now, base: Base, from: SocketAddr, data: &[u8]) {
         let link = match ufrag_of_request(data) {
             Some(ufrag) => link_of_ufrag(ufrag),
@@ -633,8 +605,7 @@ impl Mesh {
             return;
         };
         match self.links[link.index()].handle_stun(now, base, from, data) {
-            // The peer's first packet may follow its check before ours goes the other way.
-            StunVerdict::Accepted => self.note_remote(from, link),
+            StunVerdict::Accepted => {}
             StunVerdict::Malformed => self.refuse("stun_malformed", format!("from {from}")),
             // Routine while one end is ahead of the other in signaling.
             StunVerdict::Rejected => drop(self.counters.count("stun_rejected")),

@@ -69,6 +69,8 @@ struct Open {
     header: Bytes,
     /// Our half closes once the header has left.
     closing: bool,
+    /// We closed our half.
+    finishing: bool,
     /// We closed our half, and the peer has all of it, or does not want it.
     finished: bool,
     /// The peer closed its half and everything was read.
@@ -178,6 +180,11 @@ impl Mux {
                 Some(Stream::Open(_)) => self.events.push_back(MuxEvent::Readable(number(id))),
                 None => {}
             },
+            StreamEvent::Stopped { id, error_code } if self.is_finishing(id) => {
+                // Nobody writes any more who would notice.
+                let _ = connection.send_stream(id).reset(error_code);
+                self.sent_everything(id);
+            }
             StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. } => {
                 if Some(id) == self.control {
                     self.flush_control(connection);
@@ -189,13 +196,23 @@ impl Mux {
                     self.events.push_back(MuxEvent::Writable(number(id)));
                 }
             }
-            StreamEvent::Finished { id } => {
-                if let Some(Stream::Open(open)) = self.streams.get_mut(&number(id)) {
-                    open.finished = true;
-                    self.forget_if_done(number(id));
-                }
-            }
+            StreamEvent::Finished { id } => self.sent_everything(id),
             StreamEvent::Available { .. } => {}
+        }
+    }
+
+    /// Whether we closed our half and the peer has yet to take all of it.
+    fn is_finishing(&self, id: QuicId) -> bool {
+        matches!(
+            self.streams.get(&number(id)),
+            Some(Stream::Open(open)) if open.finishing || open.closing
+        )
+    }
+
+    fn sent_everything(&mut self, id: QuicId) {
+        if let Some(Stream::Open(open)) = self.streams.get_mut(&number(id)) {
+            open.finished = true;
+            self.forget_if_done(number(id));
         }
     }
 
@@ -349,7 +366,8 @@ impl Mux {
         }
     }
 
-    /// Take bytes from the front of `chunks`; returns how many.
+    /// Take bytes from the front of `chunks`; returns how many. An error ends the stream in
+    /// both directions.
     pub fn write(
         &mut self,
         connection: &mut Connection,
@@ -357,24 +375,19 @@ impl Mux {
         chunks: &mut [Bytes],
     ) -> Result<usize, StreamClosed> {
         let open = self.get(id)?;
-        if let Err(WriteError::Stopped(code)) = flush_header(connection, quic(id), open) {
-            return Err(reason_of(code));
-        }
-        let mut stream = connection.send_stream(quic(id));
-        if let Ok(Some(code)) = stream.stopped() {
-            return Err(reason_of(code));
-        }
-        if !open.header.is_empty() {
-            return Ok(0);
-        }
-        match stream.write_chunks(chunks) {
-            Ok(written) => Ok(written.bytes),
-            Err(WriteError::Blocked) => Ok(0),
-            Err(WriteError::Stopped(code)) => Err(reason_of(code)),
-            Err(WriteError::ClosedStream) => Err(StreamClosed {
-                reason: ResetReason::Reset,
-            }),
-        }
+        let written = match flush_header(connection, quic(id), open) {
+            Ok(()) if !open.header.is_empty() => Ok(0),
+            Ok(()) => write_chunks(connection, id, chunks),
+            Err(error) => Err(error),
+        };
+        let reason = match written {
+            Ok(written) => return Ok(written),
+            Err(WriteError::Blocked) => return Ok(0),
+            Err(WriteError::Stopped(code)) => reason_of(code),
+            Err(WriteError::ClosedStream) => ResetReason::Reset,
+        };
+        self.reset(connection, id, reason);
+        Err(StreamClosed { reason })
     }
 
     /// The next bytes, at most `max`.
@@ -388,12 +401,17 @@ impl Mux {
         if open.read_finished {
             return Ok(Read::Finished);
         }
-        let read = read_some(connection, quic(id), max)?;
-        if read == Read::Finished {
-            open.read_finished = true;
-            self.forget_if_done(id);
+        let read = read_some(connection, quic(id), max);
+        match &read {
+            Ok(Read::Finished) => {
+                open.read_finished = true;
+                self.forget_if_done(id);
+            }
+            Ok(_) => {}
+            // A stream that broke is given up in both directions, or its credit is lost.
+            Err(closed) => self.reset(connection, id, closed.reason),
         }
-        Ok(read)
+        read
     }
 
     /// Close our half: what was written before arrives first.
@@ -408,7 +426,7 @@ impl Mux {
         }
         match connection.send_stream(quic(id)).finish() {
             // `StreamEvent::Finished` follows when everything has arrived.
-            Ok(()) => {}
+            Ok(()) => open.finishing = true,
             Err(FinishError::Stopped(_) | FinishError::ClosedStream) => {
                 open.finished = true;
                 self.forget_if_done(id);
@@ -468,6 +486,19 @@ impl Mux {
     }
 }
 
+fn write_chunks(
+    connection: &mut Connection,
+    id: u64,
+    chunks: &mut [Bytes],
+) -> Result<usize, WriteError> {
+    let mut stream = connection.send_stream(quic(id));
+    // Without bytes to write, QUIC would not say that nobody reads them.
+    if let Ok(Some(code)) = stream.stopped() {
+        return Err(WriteError::Stopped(code));
+    }
+    stream.write_chunks(chunks).map(|written| written.bytes)
+}
+
 fn send_large(connection: &mut Connection, source: u16, port: u16, payload: &[u8]) -> bool {
     if payload.len() > DATAGRAM_LEN_MAX {
         return false;
@@ -510,7 +541,9 @@ fn read_some(connection: &mut Connection, id: QuicId, max: usize) -> Result<Read
         Ok(Some(chunk)) => Ok(Read::Data(chunk.bytes)),
         Ok(None) => Ok(Read::Finished),
         Err(ReadError::Blocked) => Ok(Read::Blocked),
-        Err(ReadError::Reset(code)) => Err(reason_of(code)),
+        Err(ReadError::Reset(code)) => Err(StreamClosed {
+            reason: reason_of(code),
+        }),
     };
     // Whether there is a window to announce shows at the next `poll_transmit`.
     let _ = chunks.finalize();
@@ -529,14 +562,13 @@ pub fn code_of(reason: ResetReason) -> VarInt {
     })
 }
 
-fn reason_of(code: VarInt) -> StreamClosed {
-    let reason = match code.into_inner() {
+fn reason_of(code: VarInt) -> ResetReason {
+    match code.into_inner() {
         2 => ResetReason::Refused,
         3 => ResetReason::NotAllowed,
         4 => ResetReason::Limit,
         5 => ResetReason::BadHeader,
         6 => ResetReason::LinkDown,
         _ => ResetReason::Reset,
-    };
-    StreamClosed { reason }
+    }
 }

@@ -15,8 +15,8 @@ use bytes::{Bytes, BytesMut};
 use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent,
-    EcnCodepoint, Endpoint, EndpointConfig, Incoming, MtuDiscoveryConfig, ServerConfig,
-    TransportConfig, VarInt,
+    EcnCodepoint, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    VarInt,
 };
 use ring::{hkdf, hmac};
 
@@ -33,6 +33,8 @@ pub use quinn_proto::{
 
 /// Length of our connection ids: two bytes name the link, six are random.
 pub const CONNECTION_ID_LEN: usize = 8;
+/// Length of the destination id of a first packet: two bytes name the server's link.
+pub const FIRST_ID_LEN: usize = 16;
 /// QUIC's own probe of a silent peer. Candidate pairs are watched far more closely; this
 /// only keeps the idle timeout away while a path works.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -57,6 +59,7 @@ pub enum Role {
 /// The QUIC end of one session of a link.
 pub struct Quic {
     role: Role,
+    first_id: ConnectionId,
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
     client: Option<ClientConfig>,
@@ -74,6 +77,9 @@ pub struct QuicConfig<'a> {
     pub peer: PublicKey,
     /// Named in our connection ids.
     pub link: LinkId,
+    /// The destination id of the first packet (RFC 9000 section 7.2), which both ends derive
+    /// from the session's secrets: nobody else can start a handshake, or disturb one.
+    pub first_id: [u8; FIRST_ID_LEN],
     /// Congestion control.
     pub congestion: Congestion,
     /// Windows and buffers.
@@ -99,8 +105,7 @@ impl Quic {
         });
         let client = (config.role == Role::Client).then(|| {
             let mut client = ClientConfig::new(Arc::new(tls::client(config.us, config.peer)));
-            // Unpredictable and at least 8 bytes long (RFC 9000 section 7.2).
-            let first = ConnectionId::new(&entropy.bytes::<16>());
+            let first = ConnectionId::new(&config.first_id);
             client
                 .transport_config(transport)
                 .initial_dst_cid_provider(Arc::new(move || first));
@@ -108,6 +113,7 @@ impl Quic {
         });
         Quic {
             role: config.role,
+            first_id: ConnectionId::new(&config.first_id),
             endpoint: Endpoint::new(
                 Arc::new(endpoint_config(config, &mut entropy)),
                 server,
@@ -168,14 +174,14 @@ impl Quic {
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                accept(
-                    &mut self.endpoint,
-                    &mut self.connection,
-                    &mut self.scratch,
-                    now,
-                    incoming,
-                );
-                true
+                let expected = *incoming.orig_dst_cid() == self.first_id;
+                if !expected || self.connection.is_some() {
+                    self.endpoint.ignore(incoming);
+                    return expected;
+                }
+                let accepted = self.endpoint.accept(incoming, now, &mut self.scratch, None);
+                self.connection = accepted.ok();
+                self.connection.is_some()
             }
             // Strangers get no answer: no resets, no version negotiation.
             Some(DatagramEvent::Response(_)) | None => false,
@@ -237,30 +243,6 @@ impl Quic {
         if let Some((_, connection)) = &mut self.connection {
             connection.close(now, VarInt::from_u32(code), Bytes::from_static(reason));
         }
-    }
-}
-
-/// The peer started a handshake. A second attempt replaces a first one that has not got
-/// through yet; an established connection is not given up for one.
-fn accept(
-    endpoint: &mut Endpoint,
-    current: &mut Option<(ConnectionHandle, Connection)>,
-    scratch: &mut Vec<u8>,
-    now: Instant,
-    incoming: Incoming,
-) {
-    if current
-        .as_ref()
-        .is_some_and(|(_, connection)| !connection.is_handshaking())
-    {
-        endpoint.ignore(incoming);
-        return;
-    }
-    if let Some((handle, _)) = current.take() {
-        endpoint.handle_event(handle, quinn_proto::EndpointEvent::drained());
-    }
-    if let Ok(connection) = endpoint.accept(incoming, now, scratch, None) {
-        *current = Some(connection);
     }
 }
 
@@ -344,14 +326,16 @@ impl ConnectionIdGenerator for LinkIds {
     }
 }
 
-/// The link that a short-header packet (RFC 9000 section 17.3) is for.
+/// The link that a packet is for: two bytes of its destination id, in short headers
+/// (RFC 9000 section 17.3) and in long ones (section 17.2), where its length comes first.
 pub fn link_of_packet(packet: &[u8]) -> Option<LinkId> {
-    match packet {
-        [first, high, low, ..] if first & 0x80 == 0 && packet.len() > CONNECTION_ID_LEN => {
-            Some(LinkId(u16::from_be_bytes([*high, *low])))
-        }
-        _ => None,
-    }
+    let (id, len) = match packet {
+        [first, id @ ..] if first & 0x80 == 0 => (id, CONNECTION_ID_LEN),
+        [_, _, _, _, _, len, id @ ..] => (id, usize::from(*len)),
+        _ => return None,
+    };
+    let ours = matches!(len, CONNECTION_ID_LEN | FIRST_ID_LEN) && id.len() > len;
+    ours.then(|| LinkId(u16::from_be_bytes([id[0], id[1]])))
 }
 
 /// Address validation tokens carry a time; none are sent, so any will do.

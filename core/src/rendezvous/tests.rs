@@ -213,6 +213,8 @@ fn a_source_that_fills_the_broker_makes_room_for_others() {
         seed[..8].copy_from_slice(&n.to_be_bytes());
         let letter = Letter {
             source: greedy,
+            incarnation: Incarnation([0; 16]),
+            sequence: 0,
             seq: 0,
             at: broker.now.mono,
             bytes: Arc::from(&b""[..]),

@@ -75,6 +75,7 @@ pub struct News {
 struct Heard {
     incarnation: Incarnation,
     challenge: Challenge,
+    sequence: u64,
 }
 
 /// The run of the peer that is live.
@@ -195,7 +196,7 @@ impl Signaling {
         }
         let content = envelope.open(&self.us, now.unix)?;
         let snapshot = Snapshot::decode(&content)?;
-        self.remember(envelope.incarnation, snapshot.challenge);
+        self.remember(envelope, snapshot.challenge);
         let offer = snapshot
             .offers
             .iter()
@@ -315,12 +316,24 @@ impl Signaling {
 
     /// Keep the latest challenge of each run, the latest run first. The live run is never
     /// pushed out by replays of dead ones.
-    fn remember(&mut self, incarnation: Incarnation, challenge: Challenge) {
+    fn remember(&mut self, envelope: &Envelope<'_>, challenge: Challenge) {
         let live = self.peer_incarnation();
+        let (incarnation, sequence) = (envelope.incarnation, envelope.sequence);
+        let same = |heard: &&Heard| heard.incarnation == incarnation;
+        if self
+            .heard
+            .iter()
+            .find(same)
+            .is_some_and(|known| known.sequence >= sequence)
+        {
+            // A recording: its challenge is spent.
+            return;
+        }
         self.heard.retain(|heard| heard.incarnation != incarnation);
         self.heard.push_front(Heard {
             incarnation,
             challenge,
+            sequence,
         });
         while self.heard.len() > OFFERS_MAX {
             let oldest = self

@@ -36,6 +36,7 @@ impl Pair {
                 us: &key(own),
                 peer,
                 link: LinkId(7),
+                first_id: [7; 16],
                 congestion: Congestion::Cubic,
                 limits: Limits::default(),
             };
@@ -127,6 +128,32 @@ fn a_client_with_another_key_is_refused() {
     // the server's hello.
     assert!(pair.saw(0, "lost"), "{:?}", pair.events);
     assert!(!pair.saw(1, "connected"));
+}
+
+#[test]
+fn a_first_packet_with_an_id_that_the_session_did_not_derive_is_ignored() {
+    let mut pair = Pair::new(key(2).public(), key(1).public());
+    let config = QuicConfig {
+        role: Role::Client,
+        us: &key(1),
+        peer: key(2).public(),
+        link: LinkId(7),
+        first_id: [8; 16],
+        congestion: Congestion::Cubic,
+        limits: Limits::default(),
+    };
+    let mut stranger = Quic::new(&config, &Seed::new([66; 32]));
+    stranger.connect(pair.now);
+    let mut packet = Vec::new();
+    let now = pair.now;
+    stranger.poll_transmit(now, 1, &mut packet).unwrap();
+    assert!(!pair.ends[1].handle_packet(now, BytesMut::from(&packet[..]), 0));
+    pair.run(Duration::from_millis(50));
+    assert!(
+        pair.saw(0, "connected") && pair.saw(1, "connected"),
+        "{:?}",
+        pair.events
+    );
 }
 
 #[test]

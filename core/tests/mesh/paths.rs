@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use holdfast_core::mesh::Input;
 use holdfast_core::status::LinkState;
 use holdfast_core::types::StreamId;
 use holdfast_net_model::{Loss, NatConfig, Ratio, Uplink};
@@ -278,4 +279,35 @@ fn an_idle_link_stays_up_for_an_hour_and_says_little() {
     let rate = sent.count() / 3600;
     println!("{rate} datagrams per second");
     assert!(rate <= 16, "{rate} datagrams per second on an idle link");
+}
+
+#[test]
+fn a_relayed_link_outlives_permissions_channels_and_allocations() {
+    let mut world = settled(39, crate::setup::symmetric);
+    let stream = world.open(0, 1, ECHO, 1000, false);
+    let changes = world.status(0, 1).path_changes;
+    for _ in 0..8 {
+        world.run(SECOND * 300);
+        assert!(world.both_up(0, 1));
+        assert_flows(&mut world, 0, 1);
+    }
+    assert_eq!(world.status(0, 1).path_changes, changes);
+    assert_eq!(world.app(0, stream).reset, None);
+}
+
+#[test]
+fn one_more_address_does_not_disturb_a_relayed_link() {
+    let mut world = settled(40, crate::setup::symmetric);
+    let stream = world.open(0, 1, ECHO, u64::MAX, false);
+    let addresses = vec!["10.1.1.2".parse().unwrap(), "172.17.0.1".parse().unwrap()];
+    world.call(0, |mesh, now| {
+        mesh.handle(now, Input::LocalAddresses(addresses))
+    });
+    let changes = world.status(0, 1).path_changes;
+    for _ in 0..10 {
+        let before = world.app(0, stream).received;
+        world.run(SECOND);
+        assert!(world.app(0, stream).received > before);
+    }
+    assert_eq!(world.status(0, 1).path_changes, changes);
 }

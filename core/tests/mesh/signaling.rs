@@ -170,3 +170,25 @@ fn candidates_that_arrive_early_are_not_lost() {
     let took = world.run_until(SECOND, |world| world.both_up(0, 1));
     println!("up after {took:?}");
 }
+
+#[test]
+fn a_broker_that_replays_without_end_keeps_no_restarted_peer_away() {
+    let mut world = settled(59, home);
+    let recorded = world.posted.clone();
+    world.kill(0);
+    world.start(0);
+    for n in 0..200 {
+        for (node, envelope) in &recorded {
+            let to = 1 - *node;
+            world.call(to, |mesh, now| {
+                mesh.handle(now, Input::Signal(envelope.clone()))
+            });
+        }
+        world.run(Duration::from_millis(10));
+        if n == 100 {
+            assert!(world.both_up(0, 1), "up in spite of it");
+        }
+    }
+    assert_eq!(world.status(1, 0).sessions, 2);
+    assert_flows(&mut world, 0, 1);
+}

@@ -29,6 +29,46 @@ fn a_closed_port_is_refused() {
 }
 
 #[test]
+fn streams_that_break_give_their_credit_back() {
+    let mut world = settled(78, home);
+    let most = Limits::default().streams_per_link as usize;
+    for n in 0..most + 100 {
+        let port = if n % 2 == 0 { CLOSED } else { SINK };
+        let stream = world.open(0, 1, port, 1000, false);
+        world.run(Duration::from_millis(25));
+        if port == SINK {
+            world.call(0, |mesh, now| {
+                mesh.stream_reset(now, stream, ResetReason::Reset)
+            });
+        }
+    }
+    world.run(SECOND);
+    assert_eq!(
+        (world.status(0, 1).streams, world.status(1, 0).streams),
+        (0, 0)
+    );
+    assert_flows(&mut world, 0, 1);
+    assert_flows(&mut world, 1, 0);
+}
+
+#[test]
+fn duplicated_and_reordered_packets_change_nothing() {
+    let mut world = settled(77, home);
+    for node in 0..2 {
+        let (host, now) = (world.nodes[node].host, world.now);
+        let (up, _) = world.net.host_links_mut(host);
+        up.update(now, |config| {
+            config.duplicate = holdfast_net_model::Ratio::of(1, 5);
+            config.jitter = Duration::from_millis(4);
+            config.order = holdfast_net_model::Order::Free;
+        });
+    }
+    let stream = world.open(0, 1, ECHO, 3_000_000, true);
+    world.run_until(SECOND * 60, |world| world.app(0, stream).read_finished);
+    assert_eq!(world.app(0, stream).received, 3_000_000);
+}
+
+#[test]
 fn a_half_close_is_carried_through_and_the_other_half_goes_on() {
     let mut world = settled(82, home);
     // The echo closes its half only after ours has ended and everything went back.

@@ -174,7 +174,6 @@ fn both_use(world: &World, class: &str) -> bool {
 }
 
 #[test]
-#[ignore = "TURN over TCP is tried only at the start of a node"]
 fn a_stream_moves_to_a_relay_over_tcp_when_udp_is_blocked_under_it() {
     let Some(mut world) = behind(Nat::default(), Nat::default()) else {
         return;
