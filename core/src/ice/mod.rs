@@ -146,6 +146,9 @@ pub struct Ice {
     retry_at: Option<Instant>,
     retry: Duration,
     transmits: VecDeque<(Pair, Vec<u8>)>,
+    /// The deadline, until something changes it: it is asked for after every packet.
+    deadline: Option<(Instant, &'static str)>,
+    deadline_known: bool,
 }
 
 impl Ice {
@@ -186,6 +189,8 @@ impl Ice {
             retry_at: Some(now + RETRY_FIRST),
             retry: RETRY_FIRST,
             transmits: VecDeque::new(),
+            deadline: None,
+            deadline_known: false,
         };
         ice.run_agent(now);
         ice
@@ -217,6 +222,7 @@ impl Ice {
 
     /// Our candidates are these now.
     pub fn set_local(&mut self, now: Instant, candidates: &[LocalCandidate]) {
+        self.deadline_known = false;
         self.seed_thread();
         let gone: Vec<LocalCandidate> = self.local.clone();
         for gone in gone.iter().filter(|old| !candidates.contains(old)) {
@@ -246,6 +252,7 @@ impl Ice {
 
     /// The peer's candidates are these now.
     pub fn set_remote(&mut self, now: Instant, lines: &[String]) {
+        self.deadline_known = false;
         self.seed_thread();
         let mut known = std::mem::take(&mut self.remote_lines);
         for line in lines.iter().take(CANDIDATES_MAX) {
@@ -322,6 +329,7 @@ impl Ice {
         let Ok(message) = StunMessage::parse(data) else {
             return StunVerdict::Malformed;
         };
+        self.deadline_known = false;
         self.seed_thread();
         if message.is_binding_request() && !self.admit_source(now, from, &message) {
             return StunVerdict::Rejected;
@@ -395,6 +403,7 @@ impl Ice {
 
     /// The peer has left a path of ours for dead.
     pub fn doubt_selected(&mut self, now: Instant) {
+        self.deadline_known = false;
         self.check_all(now);
         let selected = self.selected;
         if let Some(path) = self.paths.iter_mut().find(|p| Some(p.pair) == selected) {
@@ -411,6 +420,7 @@ impl Ice {
 
     /// Time passed.
     pub fn handle_deadline(&mut self, now: Instant) {
+        self.deadline_known = false;
         self.seed_thread();
         if self.retry_at.is_some_and(|at| at <= now) {
             self.renew_agent(now);
@@ -424,6 +434,14 @@ impl Ice {
 
     /// When to call [`Ice::handle_deadline`], and why.
     pub fn deadline(&mut self) -> Option<(Instant, &'static str)> {
+        if !self.deadline_known {
+            self.deadline = self.next_deadline();
+            self.deadline_known = true;
+        }
+        self.deadline
+    }
+
+    fn next_deadline(&mut self) -> Option<(Instant, &'static str)> {
         let current = self.selected_path();
         let prove = self
             .paths

@@ -159,10 +159,8 @@ fn nodes_behind_one_hairpinning_nat_find_each_other() {
 #[test]
 fn a_goodbye_is_known_at_once() {
     let mut world = settled(6, home);
-    world.call(0, |mesh, now| {
-        mesh.handle(now, holdfast_core::mesh::Input::Goodbye)
-    });
-    let idle = |world: &World| world.state(1, 0) == holdfast_core::status::LinkState::Idle;
+    world.call(0, |mesh, now| mesh.handle(now, Input::Goodbye));
+    let idle = |world: &World| world.state(1, 0) == LinkState::Idle;
     let took = world.run_until(SECOND, idle);
     assert!(took < Duration::from_millis(60), "{took:?}");
     world.run(Duration::from_millis(100));
