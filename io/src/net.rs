@@ -134,6 +134,13 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Send small writes at once (TCP_NODELAY).
     fn set_nodelay(&self, on: bool) -> io::Result<()>;
 
+    /// Break the connection when the other end's system has acknowledged nothing for some ten
+    /// seconds: an address or a server vanished without a word. Not for connections whose
+    /// reader may stop reading for long. Nothing, unless the system can.
+    fn give_up_on_silence(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Make the coming drop a reset instead of a clean close (SO_LINGER 0), as far as the
     /// system can.
     fn reset_on_drop(&self) -> io::Result<()>;

@@ -15,7 +15,7 @@ use holdfast_core::entropy::{Entropy, Seed};
 use holdfast_core::identity::PublicKey;
 use holdfast_core::rendezvous::Cursor;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::http::{Client, ClientError, Endpoint, Method, StatusCode};
@@ -34,6 +34,8 @@ const POLL_GRACE: Duration = Duration::from_secs(10);
 const POST_LIMIT: Duration = Duration::from_secs(10);
 /// Posts to one broker at one time: a node that starts has something to say to every peer.
 const POSTERS: usize = 4;
+/// Silence after which a poster's connection is closed.
+const POST_IDLE_MAX: Duration = Duration::from_secs(5);
 /// First pause after a failure; doubled each time, and drawn from its upper half.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause.
@@ -67,6 +69,7 @@ pub struct BrokerStatus {
 /// The signaling client of one node.
 pub struct Signaling {
     brokers: Vec<Rc<Broker>>,
+    networks: watch::Sender<u64>,
     _tasks: Vec<Task>,
 }
 
@@ -179,21 +182,40 @@ impl Signaling {
             .map(|endpoint| Rc::new(Broker::new(endpoint.clone())))
             .collect();
         let mut tasks = Vec::new();
+        let (networks, network) = watch::channel(0);
         for (index, broker) in brokers.iter().enumerate() {
             let jitter = |what: &str| seed.fork(&format!("signal/{index}/{what}")).rng();
             for poster in 0..POSTERS {
                 let jitter = jitter(&format!("post/{poster}"));
-                let post = post_for_ever(parts.clone(), broker.clone(), jitter);
+                let network = network.clone();
+                let post = post_for_ever(parts.clone(), broker.clone(), jitter, network);
                 tasks.push(parts.spawn.spawn("signal post", post));
             }
             let (polls, deliver) = (jitter("poll"), deliver.clone());
-            let poll = poll_for_ever(parts.clone(), broker.clone(), mailbox, polls, deliver);
+            let poller = Poller {
+                client: parts.client(broker),
+                clock: parts.clock.clone(),
+                broker: broker.clone(),
+                mailbox,
+                backoff: Backoff::new(polls),
+                after: None,
+                wait: Duration::ZERO,
+                deliver,
+            };
+            let poll = poller.run(network.clone());
             tasks.push(parts.spawn.spawn("signal poll", poll));
         }
         Signaling {
             brokers,
+            networks,
             _tasks: tasks,
         }
+    }
+
+    /// The machine's addresses are other ones now: connections may be dead without knowing.
+    /// All are left, and all brokers are asked again at once.
+    pub fn network_changed(&self) {
+        self.networks.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// Post an envelope to all brokers.
@@ -294,28 +316,70 @@ async fn post_for_ever<N: Net, C: Clock, S: Spawn>(
     parts: Parts<N, C, S>,
     broker: Rc<Broker>,
     jitter: Entropy,
+    mut network: watch::Receiver<u64>,
 ) {
     let mut client = parts.client(&broker);
     let mut backoff = Backoff::new(jitter);
     loop {
         let next = broker.outbox.borrow_mut().take();
         let Some((to, envelope)) = next else {
-            broker.posted_something.notified().await;
+            rest(&parts.clock, &broker, &mut client, &mut network).await;
             continue;
         };
-        match post(&mut client, envelope.clone()).await {
-            Ok(()) => {
+        let posted = tokio::select! {
+            biased;
+            () = changed(&mut network) => None,
+            posted = post(&mut client, envelope.clone()) => Some(posted),
+        };
+        match posted {
+            Some(Ok(())) => {
                 broker.outbox.borrow_mut().landed(to);
                 broker.state.borrow_mut().posted += 1;
                 broker.succeeded(parts.clock.now().mono);
                 backoff.reset();
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 broker.failed("posting an envelope", &error);
                 broker.give_back(to, envelope, &error);
-                parts.clock.sleep(backoff.next()).await;
+                tokio::select! {
+                    biased;
+                    () = changed(&mut network) => backoff.reset(),
+                    () = parts.clock.sleep(backoff.next()) => {}
+                }
+            }
+            None => {
+                broker.outbox.borrow_mut().put_back(to, envelope);
+                client.disconnect();
+                backoff.reset();
             }
         }
+    }
+}
+
+/// Wait for something to post. The connection is kept for a moment only: a node that is at
+/// peace holds no more than its poll at each broker.
+async fn rest<N: Net, C: Clock, S: Spawn>(
+    clock: &C,
+    broker: &Broker,
+    client: &mut Client<N, C, S>,
+    network: &mut watch::Receiver<u64>,
+) {
+    let mut idle = clock.sleep(POST_IDLE_MAX);
+    loop {
+        tokio::select! {
+            biased;
+            () = broker.posted_something.notified() => return,
+            () = changed(network) => client.disconnect(),
+            () = &mut idle, if client.is_connected() => client.disconnect(),
+        }
+    }
+}
+
+/// Wait for another change of the network.
+async fn changed(network: &mut watch::Receiver<u64>) {
+    if network.changed().await.is_err() {
+        // The client is about to be dropped, and its tasks with it.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -337,42 +401,61 @@ async fn post<N: Net, C: Clock, S: Spawn>(
     }
 }
 
-async fn poll_for_ever<N: Net, C: Clock, S: Spawn>(
-    parts: Parts<N, C, S>,
+/// What polls one broker.
+struct Poller<N, C, S> {
+    client: Client<N, C, S>,
+    clock: C,
     broker: Rc<Broker>,
     mailbox: PublicKey,
-    jitter: Entropy,
+    backoff: Backoff,
+    after: Option<Cursor>,
+    /// The first poll does not wait, so that a broker is soon known to work.
+    wait: Duration,
     deliver: Rc<dyn Fn(Vec<u8>)>,
-) {
-    let mut client = parts.client(&broker);
-    let mut backoff = Backoff::new(jitter);
-    let mut after = None;
-    // The first poll does not wait, so that a broker is soon known to work.
-    let mut wait = Duration::ZERO;
-    loop {
-        let asked = parts.clock.now().mono;
-        match poll(&mut client, mailbox, after, wait).await {
-            Ok(answer) => {
-                let now = parts.clock.now().mono;
-                broker.succeeded(now);
-                broker.state.borrow_mut().received += answer.envelopes.len() as u64;
-                after = Some(answer.cursor);
-                let news = !answer.envelopes.is_empty();
-                answer.envelopes.into_iter().for_each(|e| deliver(e));
-                if news || wait.is_zero() || now >= asked + QUICK_ANSWER {
-                    backoff.reset();
-                } else {
-                    parts.clock.sleep(backoff.next()).await;
+}
+
+impl<N: Net, C: Clock, S: Spawn> Poller<N, C, S> {
+    async fn run(mut self, mut network: watch::Receiver<u64>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = changed(&mut network) => {
+                    self.client.disconnect();
+                    self.backoff.reset();
+                    self.wait = Duration::ZERO;
                 }
-                wait = POLL_WAIT;
+                () = self.turn() => {}
+            }
+        }
+    }
+
+    /// One poll and the pause after it. Dropped half way, it costs no envelope: the cursor
+    /// moves when an answer has arrived.
+    async fn turn(&mut self) {
+        let asked = self.clock.now().mono;
+        match poll(&mut self.client, self.mailbox, self.after, self.wait).await {
+            Ok(answer) => {
+                let now = self.clock.now().mono;
+                self.broker.succeeded(now);
+                self.broker.state.borrow_mut().received += answer.envelopes.len() as u64;
+                self.after = Some(answer.cursor);
+                let long = self.wait.is_zero() || now >= asked + QUICK_ANSWER;
+                self.wait = POLL_WAIT;
+                let news = !answer.envelopes.is_empty();
+                answer.envelopes.into_iter().for_each(|e| (self.deliver)(e));
+                if news || long {
+                    self.backoff.reset();
+                } else {
+                    self.clock.sleep(self.backoff.next()).await;
+                }
             }
             Err(error) => {
-                broker.failed("polling for envelopes", &error);
+                self.broker.failed("polling for envelopes", &error);
                 if matches!(error, Failure::Status(StatusCode::BAD_REQUEST)) {
                     // A cursor that this broker cannot read.
-                    after = None;
+                    self.after = None;
                 }
-                parts.clock.sleep(backoff.next()).await;
+                self.clock.sleep(self.backoff.next()).await;
             }
         }
     }

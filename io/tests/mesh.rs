@@ -114,6 +114,7 @@ impl Node {
             admin: Some(admin),
             dumps: None,
             drain: DRAIN_DEFAULT,
+            late_servers: None,
             version: "test".to_owned(),
         };
         let (sender, stop) = Stop::new();

@@ -178,6 +178,22 @@ fn polls_follow_the_cursor_and_survive_nonsense() {
 }
 
 #[test]
+fn after_a_change_of_network_every_broker_is_asked_again_at_once() {
+    block_on(async {
+        let script = Rc::new(Script::default());
+        let (endpoint, _task) = broker(script.clone()).await;
+        let (signaling, _) = client(&[endpoint]);
+        // Polls hang: without the change the second one comes after half a minute.
+        for polls in 1..4 {
+            until(|| script.cursors.borrow().len() == polls).await;
+            signaling.network_changed();
+        }
+        until(|| script.cursors.borrow().len() == 4).await;
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_method_that_is_not_part_of_the_protocol_is_refused() {
     let route = Route::parse(&Method::DELETE, "/v1/signal", None);
     assert_eq!(route.unwrap_err().status(), StatusCode::METHOD_NOT_ALLOWED);

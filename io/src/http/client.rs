@@ -161,6 +161,16 @@ impl<N: Net, C: Clock, S: Spawn> Client<N, C, S> {
         &self.endpoint
     }
 
+    /// Close the connection that is kept, if any.
+    pub fn disconnect(&mut self) {
+        self.open = None;
+    }
+
+    /// Whether a connection is kept for the next request.
+    pub fn is_connected(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Send a request and read the whole answer of at most `answer_len_max` bytes, all within
     /// `limit`. After an error the next request makes a new connection. A request on a kept
     /// connection that the server had closed already is sent once more on a new one.
@@ -245,8 +255,9 @@ impl<N: Net, C: Clock, S: Spawn> Client<N, C, S> {
     }
 
     async fn handshake(&self, stream: N::Stream) -> Result<Open, ClientError> {
-        // Without it a request is only slower.
+        // Without them a request is only slower, and a server that vanished is noticed later.
         let _ = stream.set_nodelay(true);
+        let _ = stream.give_up_on_silence();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(64 << 10)
             .handshake(Adapted(stream))

@@ -65,6 +65,9 @@ pub struct MeshOptions {
     pub dumps: Option<(DumpTrigger, Box<dyn DumpSink>)>,
     /// Longest time from the stop to the end.
     pub drain: Duration,
+    /// What becomes known only after the start, if anything: servers whose names had no
+    /// address yet. Its result is handed to the machine; it is dropped with the node.
+    pub late_servers: Option<Pin<Box<dyn Future<Output = Input>>>>,
     /// The program's version, for the status.
     pub version: String,
 }
@@ -202,11 +205,16 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
         let admin = Admin {
             node,
             udp: driver.udp.clone(),
-            signaling,
+            signaling: signaling.clone(),
             version: options.version,
             udp_addr,
         };
-        let mut services = vec![spawn_address_watch(&cx, udp_addr.ip())];
+        let mut services = vec![spawn_address_watch(&cx, udp_addr.ip(), signaling.clone())];
+        services.extend(
+            options
+                .late_servers
+                .map(|late| spawn_late_servers(&cx, late)),
+        );
         if let Some(addr) = options.admin {
             services.push(spawn_admin(&cx, addr, admin).await?);
         }
@@ -294,8 +302,25 @@ fn open_forwards<N: Net, C: Clock, S: Spawn>(
     listeners
 }
 
-/// Tell the machine its addresses, now and whenever they change.
-fn spawn_address_watch<N: Net, C: Clock, S: Spawn>(cx: &Context<N, C, S>, bound: IpAddr) -> Task {
+/// Tell the machine of servers once they are known.
+fn spawn_late_servers<N: Net, C: Clock, S: Spawn>(
+    cx: &Context<N, C, S>,
+    late: Pin<Box<dyn Future<Output = Input>>>,
+) -> Task {
+    let node = cx.node.clone();
+    cx.spawn.spawn("late servers", async move {
+        let input = late.await;
+        node.handle(input);
+    })
+}
+
+/// Tell the machine its addresses, now and whenever they change. A change also leaves the
+/// connections to the brokers behind: they are bound to an address that may be gone.
+fn spawn_address_watch<N: Net, C: Clock, S: Spawn>(
+    cx: &Context<N, C, S>,
+    bound: IpAddr,
+    signaling: Rc<Signaling>,
+) -> Task {
     let own = cx.clone();
     cx.spawn.spawn("address watch", async move {
         let mut known = None;
@@ -304,7 +329,9 @@ fn spawn_address_watch<N: Net, C: Clock, S: Spawn>(cx: &Context<N, C, S>, bound:
                 Ok(found) if known.as_ref() != Some(&found) => {
                     tracing::info!(addresses = ?found, "local addresses");
                     own.node.handle(Input::LocalAddresses(found.clone()));
-                    known = Some(found);
+                    if known.replace(found).is_some() {
+                        signaling.network_changed();
+                    }
                 }
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "the local addresses cannot be listed"),

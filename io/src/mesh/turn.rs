@@ -123,6 +123,8 @@ async fn run<N: Net, C: Clock, S: Spawn>(
 ) -> io::Result<()> {
     let mut tcp = timeout(&cx.clock, CONNECT_LIMIT, cx.net.connect(None, server)).await??;
     tcp.set_nodelay(true)?;
+    // Without it a server that vanished is only noticed later.
+    let _ = tcp.give_up_on_silence();
     let local = tcp.local_addr()?;
     let tell = |event| cx.node.handle(Input::TurnTcp { conn: id, event });
     tell(TcpEvent::Connected { local });

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -15,6 +15,13 @@ use crate::net::{Listener, Stream};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// Longest time that sent bytes or probes may go unacknowledged (tcp(7), TCP_USER_TIMEOUT).
+/// The system's own limit is a quarter of an hour.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Silence after which the other end is probed, and the pause between probes: a connection
+/// on which only the other end has something to say is noticed to be dead as fast.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The operating system's listening socket.
 #[derive(Debug)]
@@ -76,6 +83,15 @@ impl Stream for RealStream {
 
     fn set_nodelay(&self, on: bool) -> io::Result<()> {
         self.0.set_nodelay(on)
+    }
+
+    fn give_up_on_silence(&self) -> io::Result<()> {
+        let socket = SockRef::from(&self.0);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(SILENCE_MAX))
     }
 
     fn reset_on_drop(&self) -> io::Result<()> {
@@ -140,6 +156,21 @@ mod tests {
                 tokio::join!(RealStream::connect(Some(source), to), listener.accept());
             assert_eq!(server.unwrap().1.ip(), source);
             assert_eq!(client.unwrap().peer_addr().unwrap(), to);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_gives_up_on_silence_is_probed_and_has_a_limit() {
+        block_on(async {
+            let listener = RealListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let to = listener.local_addr().unwrap();
+            let client = RealStream::connect(None, to).await.unwrap();
+            client.give_up_on_silence().unwrap();
+            let socket = SockRef::from(&client.0);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE_MAX));
         })
         .unwrap();
     }
