@@ -13,6 +13,8 @@
 //! connection and its streams, and dies as a whole: nothing of one session can reach into
 //! the next. A path that is lost ends nothing; a peer that restarted ends its session at once.
 
+mod session;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,23 +22,22 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::Connection;
-use ring::hmac;
-use zeroize::Zeroizing;
 
 use crate::config::{AllowRule, Congestion, Limits, PeerConfig};
 use crate::entropy::Seed;
-use crate::ice::{Base, Ice, LocalCandidate, Pair, StunVerdict};
+use crate::ice::{Base, LocalCandidate, Pair, StunVerdict};
 use crate::identity::Identity;
 use crate::mesh::{Event, OpenError, Output, Read, ResetReason, StreamClosed};
 use crate::mux::wire::Frame;
 use crate::mux::{Flows, Mux, MuxEvent};
-use crate::quic::{self, ConnectionError, FIRST_ID_LEN, HANDSHAKE_TIMEOUT, Quic, QuicConfig, Role};
+use crate::quic::{self, ConnectionError, HANDSHAKE_TIMEOUT, Role};
 use crate::signal::envelope::Envelope;
 use crate::signal::snapshot::IceCredentials;
-use crate::signal::{News, Rejected, Signaling, link_of_ufrag};
+use crate::signal::{News, Rejected, Signaling};
 use crate::status::{LinkState, LinkStatus};
 use crate::time::Now;
 use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
+use session::Session;
 
 /// Why we close a connection, as QUIC application error codes.
 const CLOSE_GOODBYE: u32 = 1;
@@ -59,6 +60,16 @@ pub struct Shared {
     pub congestion: Congestion,
     /// Sizes that bound memory.
     pub limits: Limits,
+}
+
+impl Shared {
+    /// Whether we start the handshake: the lexicographically smaller name does.
+    fn role_towards(&self, peer: &PeerConfig) -> Role {
+        match self.id < peer.id {
+            true => Role::Client,
+            false => Role::Server,
+        }
+    }
 }
 
 /// Datagrams to send on a candidate pair.
@@ -87,68 +98,10 @@ pub enum LinkOutput {
     Refused(&'static str, String),
 }
 
-struct Session {
-    ice: Ice,
-    quic: Quic,
-    mux: Mux,
-    epoch: u32,
-    /// When the handshake began, until the peer's hello came.
-    handshake_since: Option<Instant>,
-    said_hello: bool,
-    confirmed: bool,
-    path: Option<Pair>,
-    /// Whether it works, to the best of our knowledge.
-    connected: bool,
-    /// Since when none works, after the session was up.
-    pathless_since: Option<Instant>,
-    path_changes: u32,
-    /// We have closed the connection.
-    closed: bool,
-}
-
-impl Session {
-    /// QUIC's timers stand still while no path works: they could only back off further, and
-    /// would then be late when one works again.
-    fn deadline(&mut self, grace: Duration) -> Option<(Instant, &'static str)> {
-        let quic = match self.connected {
-            true => self.quic.deadline().map(|at| (at, "QUIC timers")),
-            false => None,
-        };
-        let handshake = self
-            .handshake_since
-            .map(|at| (at + HANDSHAKE_TIMEOUT, "the handshake must be done"));
-        let pathless = self
-            .pathless_since
-            .map(|at| (at + grace, "streams without a path are given up"));
-        [self.ice.deadline(), quic, handshake, pathless]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
-    }
-
-    /// Note whether the path in use works. When it does again, QUIC makes up for lost time.
-    /// Returns whether it has just died.
-    fn update_connected(&mut self, now: Instant) -> bool {
-        let connected = self.ice.is_connected();
-        if connected == self.connected {
-            return false;
-        }
-        self.connected = connected;
-        let was_up = self.confirmed;
-        self.pathless_since = (was_up && !connected).then_some(now);
-        if connected && self.path.is_some() {
-            self.quic.path_changed(now);
-            self.quic.handle_deadline(now);
-        }
-        !connected
-    }
-}
-
 /// The link to one peer.
 pub struct Link {
     id: LinkId,
     peer: PeerConfig,
-    role: Role,
     shared: Arc<Shared>,
     seed: Seed,
     signaling: Signaling,
@@ -179,14 +132,9 @@ impl Link {
             &seed,
         );
         signaling.announce(now);
-        let role = match shared.id < peer.id {
-            true => Role::Client,
-            false => Role::Server,
-        };
         Link {
             id,
             peer,
-            role,
             shared,
             seed,
             signaling,
@@ -549,41 +497,19 @@ impl Link {
             .signaling
             .own_credentials()
             .expect("a session begins with an accepted peer");
-        let first_id = match self.role {
-            Role::Client => first_id(&own, &remote),
-            Role::Server => first_id(&remote, &own),
-        };
         self.sessions += 1;
         let seed = self.seed.fork(&format!("session/{}", self.sessions));
-        let controlling = self.role == Role::Client;
-        let mut ice = Ice::new(own, remote, controlling, &seed, now.mono);
-        ice.set_local(now.mono, &self.candidates);
-        let quic = Quic::new(
-            &QuicConfig {
-                role: self.role,
-                us: &self.shared.identity,
-                peer: self.peer.key,
-                link: self.id,
-                first_id,
-                congestion: self.shared.congestion,
-                limits: self.shared.limits,
-            },
-            &seed,
-        );
-        self.session = Some(Session {
-            ice,
-            quic,
-            mux: Mux::new(self.shared.allow.clone()),
+        let mut session = Session::new(
+            self.id,
+            &self.peer,
+            &self.shared,
+            (own, remote),
             epoch,
-            handshake_since: None,
-            said_hello: false,
-            confirmed: false,
-            path: None,
-            connected: false,
-            pathless_since: None,
-            path_changes: 0,
-            closed: false,
-        });
+            &seed,
+            now,
+        );
+        session.ice.set_local(now.mono, &self.candidates);
+        self.session = Some(session);
         self.signaling.set_quiet(now, false);
     }
 
@@ -891,18 +817,4 @@ impl Link {
     fn world(&mut self, output: Output) {
         self.outputs.push_back(LinkOutput::World(output));
     }
-}
-
-/// The destination id of the first QUIC packet of a session: the server's link, which its user
-/// fragment names, and a tag that only who knows both ICE passwords can make.
-fn first_id(client: &IceCredentials, server: &IceCredentials) -> [u8; FIRST_ID_LEN] {
-    let key = [client.password.as_bytes(), server.password.as_bytes()].concat();
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &Zeroizing::new(key));
-    let tag = hmac::sign(&key, b"holdfast/1 first packet");
-    let link = link_of_ufrag(&server.ufrag).unwrap_or(LinkId(u16::MAX));
-    let mut id = [0; FIRST_ID_LEN];
-    let (head, rest) = id.split_at_mut(2);
-    head.copy_from_slice(&link.0.to_be_bytes());
-    rest.copy_from_slice(&tag.as_ref()[..FIRST_ID_LEN - 2]);
-    id
 }

@@ -13,6 +13,7 @@
 mod api;
 mod counters;
 mod gather;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -208,7 +209,7 @@ impl Mesh {
 
     /// Something happened.
     pub fn handle(&mut self, now: Now, input: Input) {
-        self.record_input(now, &input);
+        trace::input(&mut self.recorder, now, &input);
         match input {
             Input::LocalAddresses(addresses) => {
                 let changed = self.gather.set_addresses(now, &addresses);
@@ -653,7 +654,7 @@ impl Mesh {
         while let Some(output) = link.poll_output(now) {
             match output {
                 LinkOutput::World(output) => {
-                    record_output(&mut self.recorder, now, &output);
+                    trace::output(&mut self.recorder, now, &output);
                     self.outputs.push_back(output);
                 }
                 LinkOutput::Permit(ip) => drop(permits.insert(ip)),
@@ -706,31 +707,6 @@ impl Mesh {
             self.outputs.push_back(Output::Event(event));
         }
     }
-
-    fn record_input(&mut self, now: Now, input: &Input) {
-        let what = match input {
-            Input::LocalAddresses(addresses) => format!("addresses {addresses:?}"),
-            Input::Servers { stun, turn } => {
-                format!("{} more STUN and {} TURN servers", stun.len(), turn.len())
-            }
-            Input::Signal(envelope) => {
-                format!(
-                    "signal {} bytes {:x}",
-                    envelope.len(),
-                    self.recorder.hash(envelope)
-                )
-            }
-            Input::TurnTcp { conn, event } => match event {
-                TcpEvent::Bytes(bytes) => format!("turn tcp {conn} {} bytes", bytes.len()),
-                other => format!("turn tcp {conn} {other:?}"),
-            },
-            Input::IncomingRefused { stream } => format!("refused {stream:?}"),
-            Input::UdpRefused { to, .. } => format!("udp refused {to}"),
-            Input::Goodbye => "goodbye".into(),
-            Input::Stop => "stop".into(),
-        };
-        self.recorder.record(now.mono, Record::Input { what });
-    }
 }
 
 fn plain(to: SocketAddr, len: usize) -> Transmit {
@@ -762,24 +738,4 @@ fn ufrag_of_request(data: &[u8]) -> Option<&str> {
         rest = body.get(len.next_multiple_of(4)..)?;
     }
     None
-}
-
-fn record_output(recorder: &mut Recorder, now: Now, output: &Output) {
-    let what = match output {
-        Output::Signal { to, envelope } => {
-            let hash = recorder.hash(envelope);
-            format!("signal to {to} {} bytes {hash:x}", envelope.len())
-        }
-        Output::TurnTcp { conn, action } => match action {
-            TcpAction::Write(bytes) => format!("turn tcp {conn} write {} bytes", bytes.len()),
-            other => format!("turn tcp {conn} {other:?}"),
-        },
-        Output::Incoming { stream, to, .. } => format!("incoming {stream:?} to {}", to[0]),
-        // The hot path leaves its trace in datagrams.
-        Output::Readable(_) | Output::Writable(_) => return,
-        Output::Reset { stream, reason } => format!("reset {stream:?} {reason:?}"),
-        Output::Udp { to, payload, .. } => format!("udp to {to} {} bytes", payload.len()),
-        Output::Event(event) => format!("{event:?}"),
-    };
-    recorder.record(now.mono, Record::Output { what });
 }
