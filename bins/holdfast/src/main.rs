@@ -11,6 +11,7 @@ mod logging;
 mod mesh;
 mod output;
 mod rendezvous;
+mod resolve;
 mod signals;
 mod status;
 
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
+        // Whoever collects logs sees nothing else. Says nothing where no log was started.
+        tracing::error!("ended by an error: {error:#}");
         match error.is::<BadConfig>() {
             true => ExitCode::from(EXIT_BAD_CONFIG),
             false => ExitCode::FAILURE,

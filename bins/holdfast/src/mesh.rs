@@ -1,14 +1,15 @@
 //! `holdfast mesh`: a node.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use holdfast_core::config::PathPolicy;
+use holdfast_core::mesh::Input;
 use holdfast_io::dump::{DumpReason, DumpSink, DumpTrigger};
-use holdfast_io::http::Endpoint;
+use holdfast_io::http::{Endpoint, Stop};
 use holdfast_io::mesh::{MeshOptions, run_mesh};
 use holdfast_io::real::{
     DumpDir, RealClock, RealNet, RealSpawn, block_on, loopback_up, os_seed, raise_file_limit,
@@ -16,15 +17,11 @@ use holdfast_io::real::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ConfigFile;
-use crate::config::{self, HostPort, Settings};
+use crate::config::Settings;
+use crate::config::settings::{TurnSetting, turn_servers};
 use crate::config_command::{chosen_file, load};
+use crate::resolve::{Addresses, Names};
 use crate::{logging, signals};
-
-/// How long names of servers may have no address: a machine that boots has no resolver for a
-/// moment.
-const RESOLVE_BOUND: Duration = Duration::from_secs(5);
-/// How often they are asked for.
-const RESOLVE_EVERY: Duration = Duration::from_millis(500);
 
 /// Run it until a signal.
 pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
@@ -44,10 +41,15 @@ pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
         "starting"
     );
     prepare_system();
-    let options = options(&settings, trigger.clone())?;
     block_on(async {
-        let stop = signals::stop_on_signal()?;
-        dump_on_signal(trigger)?;
+        let mut stop = signals::stop_on_signal()?;
+        dump_on_signal(trigger.clone())?;
+        let (names, found) = find_servers(&settings, &mut stop).await;
+        if stop.is_set() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let late = late_servers(&settings, names);
+        let options = options(&settings, &found, late, trigger)?;
         run_mesh(options, RealNet, RealClock, RealSpawn, stop).await?;
         tracing::info!("ended");
         Ok(ExitCode::SUCCESS)
@@ -64,15 +66,22 @@ fn prepare_system() {
     }
 }
 
-fn options(settings: &Settings, trigger: DumpTrigger) -> anyhow::Result<MeshOptions> {
-    let addresses = resolve_servers(settings);
+/// What arrives while the node runs.
+type Late = Pin<Box<dyn Future<Output = Input>>>;
+
+fn options(
+    settings: &Settings,
+    found: &Addresses,
+    late: Option<Late>,
+    trigger: DumpTrigger,
+) -> anyhow::Result<MeshOptions> {
     let brokers = settings
         .brokers
         .iter()
         .map(|url| url.to_string().parse::<Endpoint>())
         .collect::<Result<Vec<_>, _>>()?;
     Ok(MeshOptions {
-        config: settings.to_core(|server| addresses.get(&server.to_string()).copied()),
+        config: settings.to_core(|server| found.get(&server.to_string()).copied()),
         seed: os_seed().context("the operating system gives no entropy")?,
         listen: settings.listen,
         brokers,
@@ -80,6 +89,7 @@ fn options(settings: &Settings, trigger: DumpTrigger) -> anyhow::Result<MeshOpti
         admin: Some(settings.admin),
         dumps: dump_sink(&settings.dump_dir).map(|sink| (trigger, sink)),
         drain: settings.shutdown_grace,
+        late_servers: late,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
@@ -95,32 +105,43 @@ fn dump_sink(folder: &Path) -> Option<Box<dyn DumpSink>> {
     }
 }
 
-/// The addresses of STUN and TURN servers. One that has none in time is left out.
-fn resolve_servers(settings: &Settings) -> BTreeMap<String, SocketAddr> {
+/// The addresses of STUN and TURN servers, as far as they are known now, and the names that are
+/// still to be looked up. A node that may only use relays can do nothing before it knows one, so
+/// it waits for that here.
+async fn find_servers(settings: &Settings, stop: &mut Stop) -> (Names, Addresses) {
     let turn = settings.turn.iter().map(|turn| &turn.url.server);
-    let mut wanted: Vec<&HostPort> = settings.stun.iter().chain(turn).collect();
-    let mut found = BTreeMap::new();
-    let started = Instant::now();
-    loop {
-        wanted.retain(|server| match config::resolve(server, settings.listen) {
-            Ok(address) => {
-                found.insert(server.to_string(), address);
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%server, %error, "a server's name has no address");
-                true
-            }
-        });
-        if wanted.is_empty() || started.elapsed() > RESOLVE_BOUND {
-            break;
+    let (mut names, mut found) = Names::new(settings.stun.iter().chain(turn), settings.listen);
+    found.extend(names.first_look().await);
+    let has_relay = |found: &Addresses| {
+        let mut turn = settings.turn.iter();
+        turn.any(|turn| found.contains_key(&turn.url.server.to_string()))
+    };
+    if settings.paths == PathPolicy::RelayOnly && !has_relay(&found) && !names.is_done() {
+        tracing::warn!("waiting for the address of a TURN server, as `paths` is \"relay-only\"");
+        tokio::select! {
+            more = names.look_until(|found, _| has_relay(found)) => found.extend(more),
+            () = stop.wait() => {}
         }
-        std::thread::sleep(RESOLVE_EVERY);
     }
-    for server in wanted {
-        tracing::warn!(%server, "going on without this server");
+    (names, found)
+}
+
+/// The servers whose names have no address yet, if there are any.
+fn late_servers(settings: &Settings, names: Names) -> Option<Late> {
+    if names.is_done() {
+        return None;
     }
-    found
+    let stun = settings.stun.clone();
+    let turn: Vec<TurnSetting> = settings.turn.clone();
+    Some(Box::pin(async move {
+        let found = names.rest().await;
+        tracing::info!(servers = found.len(), "found servers after the start");
+        let address = |server: &_| found.get(&ToString::to_string(server)).copied();
+        Input::Servers {
+            stun: stun.iter().filter_map(address).collect(),
+            turn: turn_servers(&turn, address),
+        }
+    }))
 }
 
 /// SIGUSR1 asks for a dump of the flight recorder.

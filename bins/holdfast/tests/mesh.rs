@@ -19,6 +19,13 @@ struct Node {
 
 impl Node {
     fn start(folder: &Folder) -> Node {
+        let mut node = Node::spawn(folder, "", "");
+        node.wait_for("the node is running");
+        node
+    }
+
+    /// With more lines at the top and at the end of its configuration.
+    fn spawn(folder: &Folder, top: &str, end: &str) -> Node {
         // Free a moment ago. Whoever takes it in between makes the test fail, not lie.
         let free = || {
             TcpListener::bind("127.0.0.1:0")
@@ -30,8 +37,8 @@ impl Node {
         let text = format!(
             "id = \"node-1\"\ncluster_secret_file = \"cluster.secret\"\n\
              brokers = [\"http://{broker}\"]\nlisten = \"127.0.0.1:0\"\nadmin = \"{admin}\"\n\
-             dump_dir = \"dumps\"\n\
-             [[peers]]\nid = \"node-1\"\nvip = 1\n[[peers]]\nid = \"node-2\"\nvip = 2\n"
+             dump_dir = \"dumps\"\n{top}\
+             [[peers]]\nid = \"node-1\"\nvip = 1\n[[peers]]\nid = \"node-2\"\nvip = 2\n{end}"
         );
         folder.write("holdfast.toml", &text, 0o644);
         let mut child = folder
@@ -40,9 +47,7 @@ impl Node {
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let mut node = Node { child, log, admin };
-        node.wait_for("the node is running");
-        node
+        Node { child, log, admin }
     }
 
     /// Read the log until this message; its entry.
@@ -114,4 +119,41 @@ fn an_admin_address_that_is_taken_is_a_failure_that_names_it() {
     let ran = folder.run(&["mesh", "--config", "holdfast.toml"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains(&node.admin), "{ran:?}");
+}
+
+#[test]
+fn a_node_starts_without_a_server_whose_name_has_no_address() {
+    let folder = Folder::new().with_secret();
+    let mut node = Node::spawn(&folder, "stun = [\"absent.invalid:3478\"]\n", "");
+    node.wait_for("a server's name has no address yet: going on without it");
+    node.wait_for("the node is running");
+    node.signal(libc::SIGTERM);
+    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_node_that_needs_a_relay_waits_for_its_address_and_can_be_stopped_meanwhile() {
+    let folder = Folder::new().with_secret();
+    let turn = "[[turn]]\nurl = \"turn:absent.invalid:3478\"\nsecret_file = \"cluster.secret\"\n";
+    let mut node = Node::spawn(&folder, "paths = \"relay-only\"\n", turn);
+    node.wait_for("waiting for the address of a TURN server, as `paths` is \"relay-only\"");
+    node.signal(libc::SIGTERM);
+    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_fatal_error_is_in_the_log_too() {
+    let folder = Folder::new().with_secret();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = taken.local_addr().unwrap().to_string();
+    // The later line would be a duplicate key, so the variable, which wins, names it.
+    Node::start(&folder);
+    let ran = folder.run_with(
+        &[("HOLDFAST_ADMIN", &admin)],
+        &["mesh", "--config", "holdfast.toml"],
+    );
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let logged = ran.err.lines().filter(|line| line.starts_with('{'));
+    let logged: Vec<&str> = logged.filter(|line| line.contains("ERROR")).collect();
+    assert!(logged.iter().any(|line| line.contains(&admin)), "{ran:?}");
 }

@@ -138,17 +138,7 @@ impl Settings {
             allow: self.allow.clone(),
             udp_port: self.listen.port(),
             stun: self.stun.iter().filter_map(&mut resolve).collect(),
-            turn: self
-                .turn
-                .iter()
-                .filter_map(|turn| {
-                    Some(TurnServer {
-                        addr: resolve(&turn.url.server)?,
-                        transport: turn.url.transport,
-                        credentials: turn.credentials.clone(),
-                    })
-                })
-                .collect(),
+            turn: turn_servers(&self.turn, resolve),
             paths: self.paths,
             congestion: self.congestion,
             limits: self.limits,
@@ -238,6 +228,22 @@ impl Settings {
             ("digest", self.digest()),
         ]
     }
+}
+
+/// The TURN servers whose names `resolve` knows.
+pub fn turn_servers(
+    turn: &[TurnSetting],
+    mut resolve: impl FnMut(&HostPort) -> Option<SocketAddr>,
+) -> Vec<TurnServer> {
+    turn.iter()
+        .filter_map(|turn| {
+            Some(TurnServer {
+                addr: resolve(&turn.url.server)?,
+                transport: turn.url.transport,
+                credentials: turn.credentials.clone(),
+            })
+        })
+        .collect()
 }
 
 fn strings<T: ToString>(items: &[T]) -> Vec<String> {
