@@ -47,9 +47,12 @@ pub struct ConfigFile {
 pub struct StatusArgs {
     /// Show every candidate pair of the link with this peer
     pub peer: Option<String>,
-    /// The node's admin address [default: $HOLDFAST_ADMIN, else http://127.0.0.1:7070]
+    /// The node's admin address [default: that of its configuration, else http://127.0.0.1:7070]
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
+    /// The node's configuration file [default: $HOLDFAST_CONFIG, else only the environment]
+    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    pub config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -235,6 +238,9 @@ pub enum DevCommand {
     },
     /// Remove everything that `up` made; also after a crash
     Down,
+    /// Remove what killed processes left of any prefix
+    #[command(hide = true)]
+    Sweep,
     /// Answer HTTP requests with the name of the node
     #[command(hide = true)]
     ServeHello {

@@ -7,13 +7,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use holdfast_core::config::{AllowRule, PEERS_MAX};
 use holdfast_core::identity::{ClusterSecret, Identity};
 use holdfast_core::types::PeerId;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
+use crate::BadConfig;
 use crate::cli::{DeploymentArgs, KeysCommand};
 use crate::config::address::{BrokerUrl, HostPort, STUN_PORT, TurnUrl, UrlError};
 use crate::config::files;
@@ -83,21 +84,23 @@ fn node(out: &Path) -> anyhow::Result<()> {
 fn show(file: &Path, ids: &[String]) -> anyhow::Result<()> {
     let content = files::read_secret(file).map_err(|error| anyhow!("{error}"))?;
     if let Some(seed) = files::node_key_of(&content) {
-        ensure!(
-            ids.is_empty(),
-            "{} is a node's own key: it is the same whatever --id says",
-            file.display()
-        );
+        if !ids.is_empty() {
+            return Err(usage(format!(
+                "{} is a node's own key: it is the same whatever --id says",
+                file.display()
+            )));
+        }
         output::print(&format!("{}\n", Identity::from_seed(*seed).public()))?;
         return Ok(());
     }
     let secret = ClusterSecret::new(content.to_vec())
         .with_context(|| format!("{} is no node key and no cluster secret", file.display()))?;
-    ensure!(
-        !ids.is_empty(),
-        "{} is a cluster secret: name the nodes whose keys to print with --id",
-        file.display()
-    );
+    if ids.is_empty() {
+        return Err(usage(format!(
+            "{} is a cluster secret: name the nodes whose keys to print with --id",
+            file.display()
+        )));
+    }
     let mut table = output::Table::default();
     for id in parse_ids(ids)? {
         let public = secret.identity(&id).public().to_string();
@@ -109,8 +112,16 @@ fn show(file: &Path, ids: &[String]) -> anyhow::Result<()> {
 
 fn parse_ids(ids: &[String]) -> anyhow::Result<Vec<PeerId>> {
     ids.iter()
-        .map(|id| Ok(id.trim().parse::<PeerId>()?))
+        .map(|id| {
+            let id = id.trim().parse::<PeerId>();
+            id.map_err(|error| usage(error.to_string()))
+        })
         .collect()
+}
+
+/// What was asked for makes no sense: another exit code than a failure.
+fn usage(why: String) -> anyhow::Error {
+    BadConfig(why).into()
 }
 
 /// What the files of a deployment's nodes have in common.
@@ -168,13 +179,16 @@ impl Shared<'_> {
 fn deployment(args: &DeploymentArgs) -> anyhow::Result<()> {
     let nodes = parse_ids(&args.nodes)?;
     let distinct: BTreeSet<_> = nodes.iter().collect();
-    ensure!(distinct.len() == nodes.len(), "--nodes names a node twice");
-    ensure!(
-        nodes.len() <= PEERS_MAX + 1,
-        "--nodes has {} names: expected at most {}",
-        nodes.len(),
-        PEERS_MAX + 1
-    );
+    if distinct.len() != nodes.len() {
+        return Err(usage("--nodes names a node twice".to_owned()));
+    }
+    if nodes.len() > PEERS_MAX + 1 {
+        return Err(usage(format!(
+            "--nodes has {} names: expected at most {}",
+            nodes.len(),
+            PEERS_MAX + 1
+        )));
+    }
     let brokers = parse_all(&args.brokers, "--brokers", str::parse::<BrokerUrl>)?;
     let turn = parse_all(&args.turn, "--turn", str::parse::<TurnUrl>)?;
     let stun = parse_all(&args.stun, "--stun", |text| {
@@ -263,7 +277,8 @@ fn parse_all<T>(
     parse: impl Fn(&str) -> Result<T, UrlError>,
 ) -> anyhow::Result<Vec<T>> {
     let one = |text: &String| {
-        parse(text.trim()).map_err(|error| anyhow!("{flag} {text:?}: expected {}", error.expected))
+        parse(text.trim())
+            .map_err(|error| usage(format!("{flag} {text:?}: expected {}", error.expected)))
     };
     texts.iter().map(one).collect()
 }
@@ -275,6 +290,8 @@ fn parse_rule(text: &str) -> anyhow::Result<AllowRule> {
     };
     match port.parse() {
         Ok(port) if port != 0 => Ok(AllowRule { port, udp }),
-        _ => bail!("--allow {text:?}: expected a port such as 5432, or 8301/udp"),
+        _ => Err(usage(format!(
+            "--allow {text:?}: expected a port such as 5432, or 8301/udp"
+        ))),
     }
 }

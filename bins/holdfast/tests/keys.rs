@@ -46,7 +46,7 @@ fn show_derives_the_keys_of_named_nodes_from_a_cluster_secret() {
         .ok();
     assert_eq!(all.lines().count(), 2);
     let bare = folder.run(&["keys", "show", "cluster.secret"]);
-    assert_eq!(bare.code, 1);
+    assert_eq!(bare.code, 2);
     assert!(bare.err.contains("--id"), "{bare:?}");
 }
 
@@ -97,7 +97,7 @@ fn a_deployment_with_bad_names_or_urls_writes_nothing() {
             brokers,
         ];
         let ran = folder.run(&args);
-        assert_eq!(ran.code, 1, "{ran:?}");
+        assert_eq!(ran.code, 2, "{ran:?}");
         assert!(!folder.0.join("out").exists());
     }
 }

@@ -82,6 +82,26 @@ fn a_node_that_does_not_run_is_told_with_the_address_that_was_asked() {
 }
 
 #[test]
+fn the_address_is_that_of_the_configuration_even_if_its_secrets_are_out_of_reach() {
+    let folder = Folder::new();
+    for by_variable in [false, true] {
+        let (admin, thread) = answer_once("200 OK", STATUS);
+        let address = admin.trim_start_matches("http://");
+        let text = format!("admin = \"{address}\"\ncluster_secret_file = \"absent\"\n");
+        folder.write("node.toml", &text, 0o644);
+        let ran = match by_variable {
+            false => folder.run(&["status", "--config", "node.toml"]),
+            true => folder.run_with(&[("HOLDFAST_CONFIG", "node.toml")], &["status"]),
+        };
+        assert!(ran.ok().contains("node-2"));
+        thread.join().unwrap();
+    }
+    let ran = folder.run(&["status", "--config", "absent.toml"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("absent.toml"), "{ran:?}");
+}
+
+#[test]
 fn another_server_is_not_taken_for_a_node() {
     let folder = Folder::new();
     let ran = status(&folder, "<html>", &[]);

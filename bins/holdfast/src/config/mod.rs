@@ -24,7 +24,7 @@ pub use settings::{LogFormat, Settings};
 pub use source::Origin;
 pub use tree::Environment;
 
-use source::INPUT_LEN_MAX;
+use source::{INPUT_LEN_MAX, Value};
 
 /// What came of reading a configuration.
 pub struct Outcome {
@@ -76,6 +76,24 @@ pub fn environment() -> Environment {
     std::env::vars_os().collect()
 }
 
+/// The admin address that a file gives, if it does, whatever else is wrong with the file: who asks
+/// a node need not be able to read its secrets.
+pub fn admin_in(file: &Path) -> Result<Option<String>, Vec<Problem>> {
+    let text = read_file(file).map_err(|problem| vec![*problem])?;
+    let mut problems = Vec::new();
+    let path = file.display().to_string();
+    let tree = tree::merge(Some((&path, &text)), &Environment::new(), &mut problems);
+    problems.retain(Problem::is_syntax);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let node = tree.nodes.get("admin").map(|node| &node.value);
+    Ok(node.and_then(|value| match value {
+        Value::Text(text) => Some(text.clone()),
+        _ => None,
+    }))
+}
+
 fn read_file(path: &Path) -> Result<String, Box<Problem>> {
     let shown = path.display().to_string();
     let problem = |found: String, expected: &str| {
@@ -117,11 +135,17 @@ pub fn resolve(server: &HostPort, listen: SocketAddr) -> std::io::Result<SocketA
         })
 }
 
-/// Servers whose names have no address now. Blocks on the system's resolver.
+/// Servers whose names have no address now, as warnings: a node starts without them, and looks
+/// again. Blocks on the system's resolver.
 pub fn unresolvable(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut check = |list: &str, index: usize, field: &str, server: &HostPort| {
-        if let Err(error) = resolve(server, settings.listen) {
+        let found = match list {
+            // Asked over TCP, which has nothing to do with the UDP socket's family.
+            "brokers" => server.resolve().map(drop),
+            _ => resolve(server, settings.listen).map(drop),
+        };
+        if let Err(error) = found {
             let expected = "a host name with an address";
             let found = format!("{server}: {error}");
             let key = format!("{list}[{index}]{field}");
@@ -132,7 +156,8 @@ pub fn unresolvable(settings: &Settings) -> Vec<Problem> {
                 .unwrap_or(&Origin::Nowhere);
             problems.push(
                 Problem::new(origin, key, found, expected)
-                    .help("--offline checks without asking the resolver"),
+                    .help("--offline checks without asking the resolver")
+                    .warning(),
             );
         }
     };

@@ -43,6 +43,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         DevCommand::Kill { node } => kill(&Mesh::attach(&prefix)?, &node),
         DevCommand::Start { node } => start(&Mesh::attach(&prefix)?, &node),
         DevCommand::Down => down(&prefix),
+        DevCommand::Sweep => sweep(),
         DevCommand::ServeHello { .. } => unreachable!("handled above: it needs no privilege"),
     }
 }
@@ -122,6 +123,22 @@ fn down(prefix: &str) -> anyhow::Result<ExitCode> {
         true => "the mesh is removed\n",
         false => "there is no mesh to remove\n",
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Remove what killed processes left, whatever its prefix; a mesh that was made stays.
+fn sweep() -> anyhow::Result<ExitCode> {
+    let mut swept = Lab::sweep()?;
+    for prefix in Lab::prefixes()? {
+        // One that cannot be read is left for `down`.
+        let half_made = Mesh::attach(&prefix).is_ok_and(|mesh| mesh.is_half_made());
+        if half_made && !Lab::maker_is_alive(&prefix)? && Lab::clean(&prefix)? {
+            swept.push(prefix);
+        }
+    }
+    for prefix in swept {
+        output::print(&format!("{prefix} was left behind and is removed\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

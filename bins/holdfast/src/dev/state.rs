@@ -115,6 +115,11 @@ impl Mesh {
         self.folder.is_dir() && !self.folder.join(MAKER).exists()
     }
 
+    /// Whether the process that made it ended before everything was made.
+    pub fn is_half_made(&self) -> bool {
+        self.folder.join(MAKER).exists() && !self.is_being_made()
+    }
+
     /// Whether the process that makes the mesh is still at it.
     pub fn is_being_made(&self) -> bool {
         let maker = fs::read(self.folder.join(MAKER)).ok();

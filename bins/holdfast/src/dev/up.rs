@@ -107,7 +107,8 @@ fn refuse_second(prefix: &str) -> anyhow::Result<()> {
     if mesh.is_finished() {
         bail!("a mesh is up already: `holdfast dev down` removes it");
     }
-    if mesh.is_being_made() {
+    // Its maker is known before it has noted itself in the mesh's own folder.
+    if mesh.is_being_made() || Lab::maker_is_alive(prefix)? {
         bail!("another `holdfast dev up` is at work");
     }
     Lab::clean(prefix)?;

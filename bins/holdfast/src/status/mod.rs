@@ -4,6 +4,7 @@ mod fetch;
 mod view;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use anyhow::{Context, bail};
 pub use fetch::{FetchError, Page, fetch};
 pub use view::path_in_use;
 
+use crate::BadConfig;
 use crate::cli::StatusArgs;
 use crate::config;
+use crate::config_command::chosen_file;
 use crate::output;
 
 /// Where a node serves its status when nothing else is said.
@@ -25,7 +28,11 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Run it.
 pub fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let admin = admin_address(args.admin.as_deref())?;
+    let named = match args.admin {
+        Some(url) => Some(url),
+        None => configured_admin(args.config)?,
+    };
+    let admin = admin_address(named.as_deref().unwrap_or(ADMIN_DEFAULT))?;
     loop {
         let page = fetch(admin).map_err(|error| explain(admin, error))?;
         let text = match (&args.peer, args.json) {
@@ -48,12 +55,26 @@ pub fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The address to ask: what was given, else the node's own configuration, else the default.
-fn admin_address(given: Option<&str>) -> anyhow::Result<SocketAddr> {
+/// What the node's own configuration says, with the environment before the file, as the node
+/// itself reads it.
+fn configured_admin(file: Option<PathBuf>) -> anyhow::Result<Option<String>> {
     let set = std::env::var("HOLDFAST_ADMIN").ok();
-    let text = given
-        .or(set.as_deref().filter(|text| !text.is_empty()))
-        .unwrap_or(ADMIN_DEFAULT);
+    if let Some(set) = set.filter(|text| !text.is_empty()) {
+        return Ok(Some(set));
+    }
+    let Some(file) = chosen_file(file) else {
+        return Ok(None);
+    };
+    config::admin_in(&file).map_err(|problems| {
+        let why = config::problem::render(&problems);
+        BadConfig(format!(
+            "no admin address from it (--admin gives one)\n{why}"
+        ))
+        .into()
+    })
+}
+
+fn admin_address(text: &str) -> anyhow::Result<SocketAddr> {
     let bare = text.strip_prefix("http://").unwrap_or(text);
     let bare = bare.trim_end_matches('/');
     let server = config::HostPort::parse(bare, None).with_context(|| {
@@ -70,7 +91,7 @@ fn explain(admin: SocketAddr, error: FetchError) -> anyhow::Error {
         FetchError::Unreachable(why) => anyhow::anyhow!(
             "the node cannot be reached: {why}\n\
              is `holdfast mesh` running? expected its admin address at http://{admin} \
-             (another one: --admin URL, or HOLDFAST_ADMIN)"
+             (another one: --admin URL, --config FILE, or HOLDFAST_ADMIN)"
         ),
         FetchError::Strange(why) => {
             anyhow::anyhow!("http://{admin}/status is not a node's status: {why}")
