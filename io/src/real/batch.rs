@@ -132,7 +132,7 @@ impl BatchSocket for RealBatch {
             ready!(self.socket.poll_recv_ready(cx))?;
             match self.recv(out) {
                 Ok(()) if out.len() > before => return Poll::Ready(Ok(())),
-                // Nothing but empty datagrams.
+                // Nothing, which is no error either.
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -217,9 +217,8 @@ fn split(slot: &mut BytesMut, meta: &RecvMeta, out: &mut Vec<(Received, BytesMut
     while data.len() > stride {
         out.push((received, data.split_to(stride)));
     }
-    if !data.is_empty() {
-        out.push((received, data));
-    }
+    // Also when it is empty: a datagram without payload is one.
+    out.push((received, data));
 }
 
 fn grow_buffers(socket: &Socket) {
@@ -321,6 +320,19 @@ mod tests {
                 assert_eq!(meta.to, Some(to.ip()));
                 assert_eq!(meta.ecn, 2);
             }
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn an_empty_datagram_is_received_like_any_other() {
+        block_on(async {
+            let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+            let to = b.local_addr().unwrap();
+            send(&mut a, &transmit(to, 0, None), b"").await.unwrap();
+            send(&mut a, &transmit(to, 1, None), b"x").await.unwrap();
+            let lens: Vec<usize> = recv(&mut b, 2).await.iter().map(|(_, d)| d.len()).collect();
+            assert_eq!(lens, [0, 1]);
         })
         .unwrap();
     }
