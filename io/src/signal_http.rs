@@ -16,6 +16,7 @@ use holdfast_core::identity::PublicKey;
 use holdfast_core::rendezvous::{Cursor, ENVELOPE_LEN_MAX, POLL_WAIT_MAX, Refusal};
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 /// The path of a post, and the parent of all mailboxes.
 pub const SIGNAL_PATH: &str = "/v1/signal";
@@ -177,8 +178,18 @@ pub struct PollAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// It is not the JSON that is expected.
-    #[error("not a broker's answer: {0}")]
-    Json(String),
+    ///
+    /// Where and of which kind the problem is, never what was found: that would carry a
+    /// broker's words into logs.
+    #[error("not a broker's answer: a {kind} error in line {line}, column {column}")]
+    Json {
+        /// As serde_json classifies it.
+        kind: &'static str,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
     /// The cursor cannot be read.
     #[error("the cursor is not <run>-<sequence number>")]
     Cursor,
@@ -210,8 +221,7 @@ pub fn encode_answer<E: AsRef<[u8]>>(cursor: Cursor, envelopes: &[E]) -> Vec<u8>
 
 /// Read what [`encode_answer`] wrote.
 pub fn decode_answer(body: &[u8]) -> Result<PollAnswer, AnswerError> {
-    let json: PollAnswerJson =
-        serde_json::from_slice(body).map_err(|e| AnswerError::Json(e.to_string()))?;
+    let json: PollAnswerJson = serde_json::from_slice(body).map_err(|e| json_error(&e))?;
     let found = json.envelopes.len();
     if found > ENVELOPES_MAX {
         return Err(AnswerError::TooMany { found });
@@ -226,6 +236,19 @@ pub fn decode_answer(body: &[u8]) -> Result<PollAnswer, AnswerError> {
         cursor: cursor_from_text(&json.cursor).ok_or(AnswerError::Cursor)?,
         envelopes: envelopes.collect::<Result<_, _>>()?,
     })
+}
+
+fn json_error(error: &serde_json::Error) -> AnswerError {
+    AnswerError::Json {
+        kind: match error.classify() {
+            Category::Io => "read",
+            Category::Syntax => "syntax",
+            Category::Data => "data",
+            Category::Eof => "truncation",
+        },
+        line: error.line(),
+        column: error.column(),
+    }
 }
 
 /// The status that tells a refusal.
@@ -318,6 +341,19 @@ mod tests {
         }
         let large = encode_answer(CURSOR, &[vec![0; ENVELOPE_LEN_MAX + 1]]);
         assert_eq!(decode_answer(&large), Err(AnswerError::Envelope));
+    }
+
+    #[test]
+    fn the_words_of_a_broker_are_in_no_error() {
+        for bad in [
+            r#"{"cursor":"1-1","envelopes":"EVIL"}"#,
+            r#"{"cursor":"1-1","envelopes":["EVIL!"]}"#,
+            r#"{"cursor":"EVIL","envelopes":[]}"#,
+            "EVIL",
+        ] {
+            let text = decode_answer(bad.as_bytes()).unwrap_err().to_string();
+            assert!(!text.contains("EVIL"), "{text}");
+        }
     }
 
     proptest::proptest! {
