@@ -24,6 +24,9 @@ const SCRATCH_LEN: usize = 256 << 10;
 /// Room that a read must find, so that few system calls move much.
 const SCRATCH_LEN_MIN: usize = 64 << 10;
 
+/// Reads below this are copied out of the block: at most this much per system call.
+const COPY_LEN_MAX: usize = 16 << 10;
+
 /// One running node.
 pub(super) struct Node<C> {
     mesh: RefCell<Mesh>,
@@ -190,13 +193,7 @@ impl<C: Clock> Node<C> {
         cx: &mut Context<'_>,
         source: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<Bytes>> {
-        let mut scratch = self.scratch.borrow_mut();
-        if scratch.capacity() - scratch.len() < SCRATCH_LEN_MIN {
-            *scratch = BytesMut::with_capacity(SCRATCH_LEN);
-        }
-        // Cancel safe: a future that was not ready has read nothing.
-        let read = pin!(source.read_buf(&mut *scratch)).poll(cx);
-        read.map_ok(|_| scratch.split().freeze())
+        poll_read_into(&mut self.scratch.borrow_mut(), cx, source)
     }
 
     /// Note that an address cannot be bound; logged when it is new.
@@ -236,6 +233,28 @@ impl<C: Clock> Node<C> {
     }
 }
 
+/// Read once. A large read is handed out without a copy; a small one is copied, because a
+/// piece of the block keeps all of it allocated until the peer has acknowledged the piece.
+fn poll_read_into(
+    scratch: &mut BytesMut,
+    cx: &mut Context<'_>,
+    source: &mut (impl AsyncRead + Unpin),
+) -> Poll<io::Result<Bytes>> {
+    if scratch.capacity() - scratch.len() < SCRATCH_LEN_MIN {
+        *scratch = BytesMut::with_capacity(SCRATCH_LEN);
+    }
+    // Cancel safe: a future that was not ready has read nothing.
+    let read = pin!(source.read_buf(&mut *scratch)).poll(cx);
+    read.map_ok(|_| {
+        if scratch.len() >= COPY_LEN_MAX {
+            return scratch.split().freeze();
+        }
+        let copy = Bytes::copy_from_slice(scratch);
+        scratch.clear();
+        copy
+    })
+}
+
 /// One of the node's connections, given back when dropped.
 pub(super) struct Claim<C: Clock>(Rc<Node<C>>);
 
@@ -272,5 +291,31 @@ impl StreamSlot {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    #[test]
+    fn small_reads_that_are_kept_do_not_keep_the_block() {
+        let mut scratch = BytesMut::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = |scratch: &mut BytesMut, mut source: &[u8]| {
+            let Poll::Ready(read) = poll_read_into(scratch, &mut cx, &mut source) else {
+                panic!("a slice is always ready");
+            };
+            read.unwrap()
+        };
+        read(&mut scratch, b"first");
+        let block = scratch.as_ptr();
+        let kept: Vec<Bytes> = (0..1000).map(|_| read(&mut scratch, b"small")).collect();
+        assert_eq!(scratch.as_ptr(), block, "one block serves them all");
+        assert!(kept.iter().all(|chunk| chunk == "small"));
+        let large = vec![7; COPY_LEN_MAX];
+        assert_eq!(read(&mut scratch, &large).as_ptr(), block, "not copied");
+        assert!(read(&mut scratch, b"").is_empty());
     }
 }
