@@ -17,7 +17,10 @@ pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
         .enable_io()
         .enable_time()
         .build()?;
-    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+    let output = tokio::task::LocalSet::new().block_on(&runtime, future);
+    // A lookup that hangs in the system's resolver cannot be interrupted, only left behind.
+    runtime.shutdown_background();
+    Ok(output)
 }
 
 /// 32 bytes of entropy from the operating system.
