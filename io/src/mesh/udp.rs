@@ -23,8 +23,9 @@ use crate::clock::Clock;
 use crate::net::{DatagramEvent, DatagramSocket, Net, UDP_PAYLOAD_MAX};
 use crate::spawn::{Spawn, Task};
 
-/// Sockets for ports that are not forwarded, at one time.
-const ON_DEMAND_MAX: usize = 1024;
+/// Sockets of one link for ports that are not forwarded, at one time. One more costs the one
+/// that was silent longest: a peer that uses many ports holds up only itself.
+const ON_DEMAND_MAX: usize = 128;
 /// Silence after which such a socket is closed: what RFC 4787 asks of a NAT mapping.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 /// Bytes that wait for a socket of a peer's port; the oldest are dropped beyond it.
@@ -118,10 +119,7 @@ impl<N: Net> UdpForwards<N> {
         let key = (link, from.port());
         let known = self.sockets.borrow().get(&key).cloned();
         let counters = &cx.node.counters;
-        let Some(forward) = known.or_else(|| self.open_on_demand(cx, link, from)) else {
-            count(&counters.udp_dropped, 1);
-            return;
-        };
+        let forward = known.unwrap_or_else(|| self.open_on_demand(cx, link, from));
         forward.used.set(cx.clock.now().mono);
         count(&counters.udp_to_local, 1);
         let idle = forward.queue.borrow().datagrams.is_empty();
@@ -142,13 +140,29 @@ impl<N: Net> UdpForwards<N> {
         cx: &Context<N, C, S>,
         link: LinkId,
         addr: SocketAddr,
-    ) -> Option<Rc<Forward<N>>> {
-        if self.on_demand.get() >= ON_DEMAND_MAX {
-            count(&cx.node.counters.udp_socket_failed, 1);
-            return None;
-        }
+    ) -> Rc<Forward<N>> {
+        self.evict(link);
         self.on_demand.set(self.on_demand.get() + 1);
-        Some(self.open(cx, link, addr, false))
+        self.open(cx, link, addr, false)
+    }
+
+    /// Make room for one more socket of a link.
+    fn evict(&self, link: LinkId) {
+        let mut sockets = self.sockets.borrow_mut();
+        let of_link = sockets.range((link, 0)..=(link, u16::MAX));
+        let on_demand: Vec<_> = of_link
+            .filter(|(_, forward)| !forward.fixed)
+            .map(|(key, forward)| (forward.used.get(), *key))
+            .collect();
+        if on_demand.len() < ON_DEMAND_MAX {
+            return;
+        }
+        if let Some((_, key)) = on_demand.into_iter().min()
+            && let Some(evicted) = sockets.remove(&key)
+        {
+            drop(evicted.task.take());
+            self.on_demand.set(self.on_demand.get().saturating_sub(1));
+        }
     }
 
     fn open<C: Clock, S: Spawn>(
