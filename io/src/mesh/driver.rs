@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use holdfast_core::mesh::{Event, Output, Received, Transmit};
@@ -23,9 +24,11 @@ use crate::spawn::Spawn;
 const ROUNDS_MAX: usize = 4;
 /// Batches sent per round, at most 64 KiB each.
 const TRANSMITS_PER_ROUND: usize = 16;
-/// Consecutive errors of the socket itself after which it is given up. One comes of an
-/// interface that goes away; only a socket that is gone keeps failing.
-const SOCKET_ERRORS_MAX: u32 = 1000;
+/// Time of nothing but errors after which the socket is given up. One comes of an interface
+/// that goes away; only a socket that is gone keeps failing.
+const SOCKET_ERRORS_MAX: Duration = Duration::from_secs(5);
+/// Pause after an error of the socket: it must not become a busy loop.
+const SOCKET_ERROR_PAUSE: Duration = Duration::from_millis(20);
 /// A ChannelData header (RFC 8656 section 12.4), which a relayed segment carries beside its
 /// payload.
 const CHANNEL_HEADER_LEN: usize = 4;
@@ -44,7 +47,10 @@ pub(super) struct Driver<N: Net, C: Clock, S> {
     held: Option<Transmit>,
     /// Segments of the largest size that one batch may carry.
     segments_max: usize,
-    socket_errors: u32,
+    /// Since when there has been nothing but errors.
+    failing_since: Option<Instant>,
+    /// Runs after an error of the socket.
+    pause: Option<C::Sleep>,
 }
 
 impl<N: Net, C: Clock, S: Spawn> Driver<N, C, S> {
@@ -67,7 +73,8 @@ impl<N: Net, C: Clock, S: Spawn> Driver<N, C, S> {
             outgoing: Vec::with_capacity(UDP_PAYLOAD_MAX),
             held: None,
             segments_max: (UDP_PAYLOAD_MAX / segment_len_max).max(1),
-            socket_errors: 0,
+            failing_since: None,
+            pause: None,
         }
     }
 
@@ -104,17 +111,27 @@ impl<N: Net, C: Clock, S: Spawn> Driver<N, C, S> {
 
     /// Whether anything arrived.
     fn poll_receive(&mut self, task: &mut TaskContext<'_>) -> io::Result<bool> {
-        match self.socket.poll_recv(task, &mut self.received) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(())) => self.socket_errors = 0,
-            Poll::Ready(Err(error)) => {
-                self.socket_errors += 1;
-                if self.socket_errors >= SOCKET_ERRORS_MAX {
-                    return Err(error);
-                }
-                tracing::debug!(%error, "receiving on the node's socket failed");
-                return Ok(true);
+        if let Some(pause) = &mut self.pause {
+            if Pin::new(pause).poll(task).is_pending() {
+                return Ok(false);
             }
+            self.pause = None;
+        }
+        let polled = self.socket.poll_recv(task, &mut self.received);
+        if let Poll::Ready(Err(error)) = polled {
+            let now = self.cx.clock.now().mono;
+            let since = *self.failing_since.get_or_insert(now);
+            if now >= since + SOCKET_ERRORS_MAX {
+                return Err(error);
+            }
+            tracing::debug!(%error, "receiving on the node's socket failed");
+            self.pause = Some(self.cx.clock.sleep(SOCKET_ERROR_PAUSE));
+            // Another round: the pause has to be polled to wake this task.
+            return Ok(true);
+        }
+        self.failing_since = None;
+        if polled.is_pending() {
+            return Ok(false);
         }
         let counters = &self.cx.node.counters;
         count(&counters.rx_datagrams, self.received.len() as u64);
