@@ -42,6 +42,19 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// An empty answer that comes sooner than this was not a long poll: rest before the next.
 const QUICK_ANSWER: Duration = Duration::from_millis(50);
+/// Envelopes of one broker that are delivered before other tasks get their turn: each costs
+/// a signature check.
+const DELIVERIES_PER_TURN: usize = 8;
+/// Envelopes of one broker that are delivered at once: two for each peer of a full cluster.
+const DELIVERY_BURST: u64 = 512;
+/// What one more envelope takes to be allowed then: 100 per second.
+const DELIVERY_INTERVAL_MS: u64 = 10;
+/// Pause after an answer with envelopes; doubled while answers bring nothing new.
+const NEWS_PAUSE_FIRST: Duration = Duration::from_millis(20);
+/// Longest such pause.
+const NEWS_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Characters of an error that are kept and logged.
+const ERROR_LEN_MAX: usize = 200;
 /// Largest answer to a post that is read.
 const POST_ANSWER_LEN_MAX: usize = 4096;
 
@@ -58,6 +71,9 @@ pub struct BrokerStatus {
     pub posted: u64,
     /// Envelopes that it handed over.
     pub received: u64,
+    /// Of these, envelopes that were dropped because they were too many in a short time.
+    #[serde(default)]
+    pub dropped: u64,
     /// Requests that failed.
     pub failures: u64,
     /// Envelopes that wait for it.
@@ -86,6 +102,7 @@ struct State {
     answered: Option<Instant>,
     posted: u64,
     received: u64,
+    dropped: u64,
     failures: u64,
     last_error: Option<String>,
 }
@@ -200,6 +217,9 @@ impl Signaling {
                 backoff: Backoff::new(polls),
                 after: None,
                 wait: Duration::ZERO,
+                bucket: Bucket::new(parts.clock.now().mono),
+                news_pause: NEWS_PAUSE_FIRST,
+                latest: BTreeSet::new(),
                 deliver,
             };
             let poll = poller.run(network.clone());
@@ -273,6 +293,7 @@ impl Broker {
 
     fn failed(&self, what: &'static str, error: &Failure) {
         let mut state = self.state.borrow_mut();
+        let error: String = error.to_string().chars().take(ERROR_LEN_MAX).collect();
         if state.reachable || state.failures == 0 {
             tracing::warn!(broker = %self.endpoint, %error, "{what} failed; trying again");
         } else {
@@ -280,7 +301,7 @@ impl Broker {
         }
         state.reachable = false;
         state.failures += 1;
-        state.last_error = Some(error.to_string());
+        state.last_error = Some(error);
     }
 
     /// What becomes of an envelope that was not taken.
@@ -300,6 +321,7 @@ impl Broker {
             answered_ms: state.answered.map(|at| ms_between(at, now)),
             posted: state.posted,
             received: state.received,
+            dropped: state.dropped,
             failures: state.failures,
             queued: self.outbox.borrow().order.len(),
             last_error: state.last_error.clone(),
@@ -411,6 +433,10 @@ struct Poller<N, C, S> {
     after: Option<Cursor>,
     /// The first poll does not wait, so that a broker is soon known to work.
     wait: Duration,
+    bucket: Bucket,
+    news_pause: Duration,
+    /// The envelopes of the latest answer that had any.
+    latest: BTreeSet<Vec<u8>>,
     deliver: Rc<dyn Fn(Vec<u8>)>,
 }
 
@@ -430,7 +456,7 @@ impl<N: Net, C: Clock, S: Spawn> Poller<N, C, S> {
     }
 
     /// One poll and the pause after it. Dropped half way, it costs no envelope: the cursor
-    /// moves when an answer has arrived.
+    /// moves when an answer has been delivered.
     async fn turn(&mut self) {
         let asked = self.clock.now().mono;
         match poll(&mut self.client, self.mailbox, self.after, self.wait).await {
@@ -438,12 +464,15 @@ impl<N: Net, C: Clock, S: Spawn> Poller<N, C, S> {
                 let now = self.clock.now().mono;
                 self.broker.succeeded(now);
                 self.broker.state.borrow_mut().received += answer.envelopes.len() as u64;
-                self.after = Some(answer.cursor);
                 let long = self.wait.is_zero() || now >= asked + QUICK_ANSWER;
                 self.wait = POLL_WAIT;
-                let news = !answer.envelopes.is_empty();
-                answer.envelopes.into_iter().for_each(|e| (self.deliver)(e));
-                if news || long {
+                if !answer.envelopes.is_empty() {
+                    self.backoff.reset();
+                    self.deliver_all(answer).await;
+                    return;
+                }
+                self.after = Some(answer.cursor);
+                if long {
                     self.backoff.reset();
                 } else {
                     self.clock.sleep(self.backoff.next()).await;
@@ -458,6 +487,66 @@ impl<N: Net, C: Clock, S: Spawn> Poller<N, C, S> {
                 self.clock.sleep(self.backoff.next()).await;
             }
         }
+    }
+}
+
+impl<N: Net, C: Clock, S: Spawn> Poller<N, C, S> {
+    /// Deliver what is allowed, then pause: a broker that answers without end gets neither
+    /// the whole processor nor a busy loop.
+    async fn deliver_all(&mut self, answer: PollAnswer) {
+        let PollAnswer { cursor, envelopes } = answer;
+        let new = envelopes.iter().any(|e| !self.latest.contains(e));
+        let (mut latest, mut dropped) = (BTreeSet::new(), 0);
+        for (index, envelope) in envelopes.into_iter().enumerate() {
+            if index % DELIVERIES_PER_TURN == DELIVERIES_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            if self.bucket.take(self.clock.now().mono) {
+                (self.deliver)(envelope.clone());
+            } else {
+                dropped += 1;
+            }
+            latest.insert(envelope);
+        }
+        self.after = Some(cursor);
+        self.latest = latest;
+        self.broker.state.borrow_mut().dropped += dropped;
+        if new && dropped == 0 {
+            self.news_pause = NEWS_PAUSE_FIRST;
+        }
+        self.clock.sleep(self.news_pause).await;
+        self.news_pause = (self.news_pause * 2).min(NEWS_PAUSE_MAX);
+    }
+}
+
+/// How many envelopes may be delivered: a burst, and then at a steady rate.
+struct Bucket {
+    tokens: u64,
+    /// Up to when tokens have been added.
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(now: Instant) -> Bucket {
+        Bucket {
+            tokens: DELIVERY_BURST,
+            filled: now,
+        }
+    }
+
+    /// Whether one more is allowed.
+    fn take(&mut self, now: Instant) -> bool {
+        let passed_ms = ms_between(self.filled, now);
+        let earned = passed_ms / DELIVERY_INTERVAL_MS;
+        if self.tokens + earned >= DELIVERY_BURST {
+            (self.tokens, self.filled) = (DELIVERY_BURST, now);
+        } else {
+            self.tokens += earned;
+            self.filled += Duration::from_millis(earned * DELIVERY_INTERVAL_MS);
+        }
+        let allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
     }
 }
 
@@ -552,6 +641,22 @@ mod tests {
         outbox.landed(key(2));
         assert_eq!(outbox.take(), None);
         assert!(outbox.in_flight.is_empty() && outbox.envelopes.is_empty());
+    }
+
+    #[test]
+    fn a_burst_is_delivered_and_then_a_hundred_envelopes_each_second() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let mut taken = |at_ms| {
+            let now = start + Duration::from_millis(at_ms);
+            (0..2 * DELIVERY_BURST).filter(|_| bucket.take(now)).count()
+        };
+        assert_eq!(taken(0), 512);
+        assert_eq!(taken(9), 0);
+        assert_eq!(taken(10), 1);
+        assert_eq!(taken(1015), 100);
+        assert_eq!(taken(1020), 1);
+        assert_eq!(taken(1 << 40), 512);
     }
 
     #[test]

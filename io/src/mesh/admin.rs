@@ -254,7 +254,7 @@ fn link_numbers(page: &mut Page, mesh: &Status) {
 fn broker_metrics(page: &mut Page, status: &NodeStatus) {
     use crate::signal::BrokerStatus;
     type Number = fn(&BrokerStatus) -> u64;
-    let numbers: [(&str, Kind, &str, Number); 5] = [
+    let numbers: [(&str, Kind, &str, Number); 6] = [
         (
             "reachable",
             Kind::Gauge,
@@ -278,6 +278,12 @@ fn broker_metrics(page: &mut Page, status: &NodeStatus) {
             Kind::Counter,
             "Envelopes that it handed over.",
             |b| b.received,
+        ),
+        (
+            "dropped_total",
+            Kind::Counter,
+            "Envelopes dropped because the broker handed over too many in a short time.",
+            |b| b.dropped,
         ),
         (
             "failures_total",
