@@ -6,7 +6,8 @@
 //! * `GET /metrics`: counters in Prometheus' text format.
 //! * `GET /status`: the same as JSON.
 //!
-//! Limits are counted per address that a connection comes from. Headers that proxies add
+//! Limits are counted per address that a connection comes from; of an IPv6 address the first 64
+//! bits count, since one host has all the others to itself. Headers that proxies add
 //! (`X-Forwarded-For`, `Forwarded`) are not read, because anyone can send them: behind a
 //! proxy all clients share one address and its limits.
 
@@ -31,9 +32,10 @@ use crate::relay::TurnMonitor;
 /// What the broker allows its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrokerLimits {
-    /// Connections at one time. Default 1024; a node keeps one or two.
+    /// Connections at one time. Default 4096; a node keeps one or two.
     pub connections_max: usize,
-    /// Connections of one address. Default 128, since many nodes may share a NAT.
+    /// Connections of one IPv4 address or IPv6 network of 64 bits. Default 1024: all nodes of a
+    /// large mesh may share a NAT, and still leave most connections to others.
     pub connections_per_source_max: usize,
     /// Longest time a connection may be without a complete request. Default 30 s.
     pub idle: Duration,
@@ -42,8 +44,8 @@ pub struct BrokerLimits {
 impl Default for BrokerLimits {
     fn default() -> BrokerLimits {
         BrokerLimits {
-            connections_max: 1024,
-            connections_per_source_max: 128,
+            connections_max: 4096,
+            connections_per_source_max: 1024,
             idle: Duration::from_secs(30),
         }
     }

@@ -1,9 +1,9 @@
-//! A listener that lets no address have more than its share of connections.
+//! A listener that lets no address, nor IPv6 network, have more than its share of connections.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -30,6 +30,7 @@ impl<L> PerSource<L> {
     }
 
     fn take_share(&self, source: IpAddr) -> Option<Share> {
+        let source = network_of(source);
         let mut shares = self.shares.borrow_mut();
         let count = shares.entry(source).or_insert(0);
         if *count >= self.connections_max {
@@ -59,6 +60,16 @@ impl<L: Listener> Listener for PerSource<L> {
             }
             tracing::debug!(%source, "closed a connection: too many from this address");
         }
+    }
+}
+
+/// What one host can be told by: an IPv4 address, or the first 64 bits of an IPv6 address, as
+/// the others are the host's own choice (RFC 4291 section 2.5.4).
+fn network_of(source: IpAddr) -> IpAddr {
+    const INTERFACE_BITS: u32 = 64;
+    match source.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from(ip.to_bits() >> INTERFACE_BITS << INTERFACE_BITS).into(),
+        v4 => v4,
     }
 }
 
@@ -140,5 +151,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Shared<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_host_is_told_by_its_network_and_a_mapped_address_is_ipv4() {
+        let network = |text: &str| network_of(text.parse().expect("an address"));
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:203.0.113.7"), network("203.0.113.7"));
+        assert_ne!(network("203.0.113.7"), network("203.0.113.8"));
     }
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on, os_seed, raise_file_limit};
 use holdfast_servers::broker::BrokerLimits;
-use holdfast_servers::relay::TurnOptions;
-use holdfast_servers::rendezvous::{RendezvousOptions, run_rendezvous};
+use holdfast_servers::relay::{TurnError, TurnOptions};
+use holdfast_servers::rendezvous::{RendezvousError, RendezvousOptions, run_rendezvous};
 use holdfast_servers::turn::SharedSecret;
 
 use crate::BadConfig;
@@ -26,9 +26,23 @@ pub fn run(args: RendezvousArgs) -> anyhow::Result<ExitCode> {
     let seed = os_seed().context("the operating system gives no entropy")?;
     block_on(async {
         let stop = signals::stop_on_signal()?;
-        run_rendezvous(options, RealNet, RealClock, RealSpawn, seed, stop).await?;
+        run_rendezvous(options, RealNet, RealClock, RealSpawn, seed, stop)
+            .await
+            .map_err(explain)?;
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// Which option helps, where one does.
+fn explain(error: RendezvousError) -> anyhow::Error {
+    match error {
+        RendezvousError::Turn(TurnError::PublicIp(ip)) => BadConfig(format!(
+            "--turn-public-ip is needed: TURN relays on {ip}, and which of this host's addresses \
+             nodes see is not clear"
+        ))
+        .into(),
+        error => error.into(),
+    }
 }
 
 fn options(args: &RendezvousArgs) -> anyhow::Result<RendezvousOptions> {

@@ -70,3 +70,31 @@ fn an_address_that_is_taken_is_a_failure_that_names_it() {
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains(&address), "{ran:?}");
 }
+
+#[test]
+fn an_address_that_nodes_cannot_guess_is_bad_usage_that_names_its_option() {
+    let folder = Folder::new().with_secret();
+    // An IPv6 address of all zeroes: with no, or more than one, IPv6 address of this host.
+    let args = [
+        "rendezvous",
+        "--listen",
+        "127.0.0.1:0",
+        "--turn",
+        "--turn-listen",
+        "[::]:0",
+        "--turn-secret-file",
+        "cluster.secret",
+    ];
+    let Ok(addresses) = std::fs::read_to_string("/proc/net/if_inet6") else {
+        return;
+    };
+    // Scope 00 is global; exactly one would be advertised.
+    let global = addresses
+        .lines()
+        .filter(|line| line.split_whitespace().nth(3) == Some("00"));
+    if global.count() == 0 {
+        let ran = folder.run(&args);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains("--turn-public-ip"), "{ran:?}");
+    }
+}

@@ -131,8 +131,15 @@ impl<N: Net, C: Clock, S: Spawn> TurnServer<N, C, S> {
         spawn: S,
         seed: Seed,
     ) -> Result<TurnServer<N, C, S>, TurnError> {
+        let relay_ip = relay_ip(&options, &net)?;
+        if is_private(relay_ip) {
+            tracing::warn!(
+                %relay_ip,
+                "TURN advertises a private address: nodes elsewhere need this host's public IP"
+            );
+        }
         let config = Config {
-            relay_ip: relay_ip(&options, &net)?,
+            relay_ip,
             relay_ports: options.relay_ports,
             realm: options.realm,
             secret: options.secret,
@@ -240,6 +247,17 @@ fn relay_ip<N: Net>(options: &TurnOptions, net: &N) -> Result<IpAddr, TurnError>
     match (same_family.next(), same_family.next()) {
         (Some(ip), None) => Ok(ip),
         _ => Err(TurnError::PublicIp(bind)),
+    }
+}
+
+/// Whether only machines of the same network reach it (RFC 1918, RFC 6598, RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            ip.is_private() || ip.is_link_local() || (a == 100 && b & 0b1100_0000 == 64)
+        }
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
 
