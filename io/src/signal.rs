@@ -612,6 +612,7 @@ impl Backoff {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
+    use crate::real::RealClock;
     use holdfast_core::identity::Identity;
 
     fn key(n: u8) -> PublicKey {
@@ -645,7 +646,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_delivered_and_then_a_hundred_envelopes_each_second() {
-        let start = Instant::now();
+        let start = RealClock.now().mono;
         let mut bucket = Bucket::new(start);
         let mut taken = |at_ms| {
             let now = start + Duration::from_millis(at_ms);
