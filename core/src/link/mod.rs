@@ -704,6 +704,10 @@ impl Link {
                 }
                 MuxEvent::Readable(id) => self.world(Output::Readable(self.stream_id(id))),
                 MuxEvent::Writable(id) => self.world(Output::Writable(self.stream_id(id))),
+                MuxEvent::Broken(id, reason) => {
+                    let stream = self.stream_id(id);
+                    self.world(Output::Reset { stream, reason });
+                }
                 MuxEvent::Datagram {
                     source,
                     port,

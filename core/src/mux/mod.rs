@@ -39,6 +39,8 @@ pub enum MuxEvent {
     Readable(u64),
     /// There is room to write, or nobody reads any more.
     Writable(u64),
+    /// The peer gave the stream up.
+    Broken(u64, ResetReason),
     /// A control frame.
     Frame(Frame),
     /// A UDP datagram.
@@ -177,7 +179,7 @@ impl Mux {
             StreamEvent::Readable { id } if id.dir() == Dir::Uni => self.read_uni(connection, id),
             StreamEvent::Readable { id } => match self.streams.get(&number(id)) {
                 Some(Stream::Header(_)) => self.read_header(connection, id),
-                Some(Stream::Open(_)) => self.events.push_back(MuxEvent::Readable(number(id))),
+                Some(Stream::Open(_)) => self.readable(connection, id),
                 None => {}
             },
             StreamEvent::Stopped { id, error_code } if self.is_finishing(id) => {
@@ -199,6 +201,20 @@ impl Mux {
             StreamEvent::Finished { id } => self.sent_everything(id),
             StreamEvent::Available { .. } => {}
         }
+    }
+
+    /// A reset counts at once, as in TCP: the application may be too slow to read up to it.
+    fn readable(&mut self, connection: &mut Connection, id: QuicId) {
+        let event = match connection.recv_stream(id).received_reset() {
+            Ok(Some(code)) => {
+                self.streams.remove(&number(id));
+                // Our half may have ended by itself.
+                let _ = connection.send_stream(id).reset(code);
+                MuxEvent::Broken(number(id), reason_of(code))
+            }
+            _ => MuxEvent::Readable(number(id)),
+        };
+        self.events.push_back(event);
     }
 
     /// Whether we closed our half and the peer has yet to take all of it.

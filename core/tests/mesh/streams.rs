@@ -29,6 +29,20 @@ fn a_closed_port_is_refused() {
 }
 
 #[test]
+fn a_reset_reaches_an_application_that_has_stopped_reading() {
+    let mut world = settled(76, home);
+    let stream = world.open(0, 1, STOPPED, u64::MAX, false);
+    world.run(SECOND * 2);
+    world.call(0, |mesh, now| {
+        mesh.stream_reset(now, stream, ResetReason::Reset)
+    });
+    let told = |world: &World| world.nodes[1].apps.values().any(|app| app.reset.is_some());
+    let took = world.run_until(SECOND, told);
+    assert!(took < Duration::from_millis(60), "{took:?}");
+    assert_eq!(world.status(1, 0).streams, 0);
+}
+
+#[test]
 fn streams_that_break_give_their_credit_back() {
     let mut world = settled(78, home);
     let most = Limits::default().streams_per_link as usize;
