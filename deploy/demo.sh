@@ -13,7 +13,9 @@ sudo=()
 [ "$(id -u)" = 0 ] || sudo=(sudo)
 prefix=(${HOLDFAST_DEV_PREFIX:+--prefix "$HOLDFAST_DEV_PREFIX"})
 dev() { "${sudo[@]}" "$holdfast" dev "${prefix[@]}" "$@"; }
-say() { printf '\n\033[1m$ holdfast dev %s\033[0m\n' "${*//$holdfast/holdfast}"; dev "$@"; }
+bold='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
+say() { printf "\n$bold\$ holdfast dev %s$plain\n" "${*//$holdfast/holdfast}"; dev "$@"; }
 if [ "${1:-}" = down ]; then
   dev down
   exit

@@ -1,7 +1,7 @@
 //! Paths to one peer: ICE (RFC 8445) on the `is` crate, and our own watch over what it finds.
 //!
 //! `is` pairs candidates, checks them and discovers peer-reflexive ones. Which of the pairs
-//! that work carries traffic is decided here, by [`path`]: `is` keeps a silent pair for 15 s
+//! that work carries traffic is decided here, in `path.rs`: `is` keeps a silent pair for 15 s
 //! and more and can only give up whole candidates, so we check every pair that ever worked
 //! ourselves (with the same authenticated Binding requests) and move within a second and a
 //! half. Each end chooses for itself from the same evidence and accepts traffic on any pair.
