@@ -17,6 +17,7 @@
 //!
 //! Start reading at [`mesh`], which owns everything else.
 
+pub mod bucket;
 pub mod config;
 pub mod entropy;
 pub mod ice;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bucket::{Bucket, Rate};
 use crate::entropy::Seed;
 use crate::identity::PublicKey;
 use crate::signal::envelope::Envelope;
@@ -34,9 +35,10 @@ const WAITING_PER_SOURCE_MAX: usize = 1024;
 /// Most source addresses whose rate is watched.
 const SOURCES_MAX: usize = 16_384;
 /// Requests that one source may make at once. Many nodes share one provider's address.
-const BURST: u32 = 600;
-/// One more request each.
-const TOKEN_EVERY: Duration = Duration::from_millis(10);
+const REQUESTS: Rate = Rate {
+    burst: 600,
+    every: Duration::from_millis(10),
+};
 /// An unfetched envelope is dropped after this time: its sender repeats itself if it lives.
 const KEEP: Duration = Duration::from_secs(60);
 /// How often expired envelopes are looked for.
@@ -161,12 +163,6 @@ struct Waiter {
     mailbox: PublicKey,
     after: u64,
     until: Instant,
-}
-
-/// A token bucket: the rate limit of one source address.
-struct Bucket {
-    tokens: u32,
-    at: Instant,
 }
 
 /// How many envelopes there are, by the source that posted them.
@@ -453,21 +449,11 @@ impl Mailboxes {
             self.counts.full += 1;
             return Err(Refusal::Full);
         }
-        let bucket = self.sources.entry(source).or_insert(Bucket {
-            tokens: BURST,
-            at: now,
-        });
-        let earned = now.saturating_duration_since(bucket.at).as_millis() / TOKEN_EVERY.as_millis();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(BURST);
-            bucket.tokens = bucket.tokens.saturating_add(earned).min(BURST);
-            bucket.at = now;
-        }
-        if bucket.tokens == 0 {
+        let full = Bucket::new(REQUESTS, now);
+        if !self.sources.entry(source).or_insert(full).take(now) {
             self.counts.rate_limited += 1;
             return Err(Refusal::RateLimited);
         }
-        bucket.tokens -= 1;
         Ok(())
     }
 
@@ -484,8 +470,7 @@ impl Mailboxes {
             }
         }
         self.boxes.retain(|_, mailbox| !mailbox.letters.is_empty());
-        let refilled = TOKEN_EVERY * BURST;
-        self.sources.retain(|_, bucket| now < bucket.at + refilled);
+        self.sources.retain(|_, bucket| !bucket.is_full(now));
     }
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use holdfast_core::bucket::{Bucket, Rate};
 use holdfast_core::config::PEERS_MAX;
 use holdfast_core::entropy::{Entropy, Seed};
 use holdfast_core::identity::PublicKey;
@@ -45,10 +46,12 @@ const QUICK_ANSWER: Duration = Duration::from_millis(50);
 /// Envelopes of one broker that are delivered before other tasks get their turn: each costs
 /// a signature check.
 const DELIVERIES_PER_TURN: usize = 8;
-/// Envelopes of one broker that are delivered at once: two for each peer of a full cluster.
-const DELIVERY_BURST: u64 = 512;
-/// What one more envelope takes to be allowed then: 100 per second.
-const DELIVERY_INTERVAL_MS: u64 = 10;
+/// Envelopes of one broker that are delivered: at once two for each peer of a full cluster,
+/// then 100 per second.
+const DELIVERIES: Rate = Rate {
+    burst: 512,
+    every: Duration::from_millis(10),
+};
 /// Pause after an answer with envelopes; doubled while answers bring nothing new.
 const NEWS_PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// Longest such pause.
@@ -217,7 +220,7 @@ impl Signaling {
                 backoff: Backoff::new(polls),
                 after: None,
                 wait: Duration::ZERO,
-                bucket: Bucket::new(parts.clock.now().mono),
+                bucket: Bucket::new(DELIVERIES, parts.clock.now().mono),
                 news_pause: NEWS_PAUSE_FIRST,
                 latest: BTreeSet::new(),
                 deliver,
@@ -519,37 +522,6 @@ impl<N: Net, C: Clock, S: Spawn> Poller<N, C, S> {
     }
 }
 
-/// How many envelopes may be delivered: a burst, and then at a steady rate.
-struct Bucket {
-    tokens: u64,
-    /// Up to when tokens have been added.
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(now: Instant) -> Bucket {
-        Bucket {
-            tokens: DELIVERY_BURST,
-            filled: now,
-        }
-    }
-
-    /// Whether one more is allowed.
-    fn take(&mut self, now: Instant) -> bool {
-        let passed_ms = ms_between(self.filled, now);
-        let earned = passed_ms / DELIVERY_INTERVAL_MS;
-        if self.tokens + earned >= DELIVERY_BURST {
-            (self.tokens, self.filled) = (DELIVERY_BURST, now);
-        } else {
-            self.tokens += earned;
-            self.filled += Duration::from_millis(earned * DELIVERY_INTERVAL_MS);
-        }
-        let allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        allowed
-    }
-}
-
 async fn poll<N: Net, C: Clock, S: Spawn>(
     client: &mut Client<N, C, S>,
     mailbox: PublicKey,
@@ -647,10 +619,12 @@ mod tests {
     #[test]
     fn a_burst_is_delivered_and_then_a_hundred_envelopes_each_second() {
         let start = RealClock.now().mono;
-        let mut bucket = Bucket::new(start);
+        let mut bucket = Bucket::new(DELIVERIES, start);
         let mut taken = |at_ms| {
             let now = start + Duration::from_millis(at_ms);
-            (0..2 * DELIVERY_BURST).filter(|_| bucket.take(now)).count()
+            (0..2 * DELIVERIES.burst)
+                .filter(|_| bucket.take(now))
+                .count()
         };
         assert_eq!(taken(0), 512);
         assert_eq!(taken(9), 0);

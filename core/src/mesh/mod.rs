@@ -27,6 +27,7 @@ pub use api::{
     TcpEvent, Transmit,
 };
 
+use crate::bucket::{Bucket, Rate};
 use crate::config::{Config, ConfigError};
 use crate::entropy::Seed;
 use crate::ice::{Base, LocalCandidate, StunVerdict};
@@ -47,9 +48,10 @@ use gather::Gather;
 const TRANSACTIONS_MAX: usize = 8192;
 /// Envelopes whose signatures are checked at once. Brokers hand over at most one per peer
 /// and change; a hostile one must not keep us busy.
-const SIGNAL_BURST: u32 = 1024;
-/// One more each.
-const SIGNAL_TOKEN_EVERY: Duration = Duration::from_millis(5);
+const SIGNALS: Rate = Rate {
+    burst: 1024,
+    every: Duration::from_millis(5),
+};
 
 /// A node: its links, its addresses, its policy.
 pub struct Mesh {
@@ -59,7 +61,7 @@ pub struct Mesh {
     gather: Gather,
     started: Instant,
     /// Which link each key belongs to.
-    keys: BTreeMap<crate::identity::PublicKey, LinkId>,
+    keys: BTreeMap<[u8; 32], LinkId>,
     /// Deadlines of the links, earliest first, and each link's entry.
     deadlines: BTreeSet<(Instant, LinkId)>,
     deadline_of: Vec<Option<(Instant, &'static str)>>,
@@ -71,8 +73,8 @@ pub struct Mesh {
     transaction_order: VecDeque<[u8; 12]>,
     /// What servers that come late draw from.
     seed: Seed,
-    /// Signatures that may be checked now, and since when one more is earned.
-    signal_tokens: (u32, Instant),
+    /// Signatures that may be checked now.
+    signals: Bucket,
     counters: Counters,
     recorder: Recorder,
     scratch: Vec<u8>,
@@ -103,7 +105,7 @@ impl Mesh {
         let mut links = Vec::with_capacity(peers.len());
         for (n, peer) in peers.into_iter().enumerate() {
             let id = LinkId(u16::try_from(n).expect("peers are limited"));
-            keys.insert(peer.key, id);
+            keys.insert(*peer.key.as_bytes(), id);
             let seed = seed.fork(&format!("link/{}", peer.id));
             links.push(Link::new(id, peer, shared.clone(), seed, now));
         }
@@ -127,7 +129,7 @@ impl Mesh {
             transactions: BTreeMap::new(),
             transaction_order: VecDeque::new(),
             seed: seed.fork("late servers"),
-            signal_tokens: (SIGNAL_BURST, now.mono),
+            signals: Bucket::new(SIGNALS, now.mono),
             counters: Counters::default(),
             recorder: Recorder::new(now.mono, shared.limits.recorder_len),
             scratch: Vec::new(),
@@ -520,30 +522,14 @@ impl Mesh {
 
     // ---- inside ----
 
-    fn take_signal_token(&mut self, now: Instant) -> bool {
-        let (tokens, since) = &mut self.signal_tokens;
-        let earned =
-            now.saturating_duration_since(*since).as_millis() / SIGNAL_TOKEN_EVERY.as_millis();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(SIGNAL_BURST);
-            *tokens = tokens.saturating_add(earned).min(SIGNAL_BURST);
-            *since = now;
-        }
-        let any = *tokens > 0;
-        *tokens = tokens.saturating_sub(1);
-        any
-    }
-
     fn handle_signal(&mut self, now: Now, bytes: &[u8]) {
         // Strangers cost nothing: who it claims to be from is looked at before the signature.
-        let known = Envelope::claimed_sender(bytes).is_none_or(|key| {
-            let keys = self.keys.keys();
-            keys.into_iter().any(|known| known.as_bytes() == key)
-        });
-        if !known {
+        let claimed = Envelope::claimed_sender(bytes);
+        let link = claimed.and_then(|key| self.keys.get(key).copied());
+        if claimed.is_some() && link.is_none() {
             return self.refuse("signal_stranger", "a key that is no peer's".into());
         }
-        if !self.take_signal_token(now.mono) {
+        if !self.signals.take(now.mono) {
             return self.refuse(
                 "signal_flood",
                 "more envelopes than peers could send".into(),
@@ -553,10 +539,7 @@ impl Mesh {
             Ok(envelope) => envelope,
             Err(error) => return self.refuse("signal_malformed", error.to_string()),
         };
-        let Some(&link) = self.keys.get(&envelope.sender) else {
-            let detail = format!("key {} is no peer's", envelope.sender);
-            return self.refuse("signal_stranger", detail);
-        };
+        let link = link.expect("an envelope that can be read names its sender");
         let outcome = self.links[link.index()].handle_envelope(now, &envelope);
         if let Err(error) = outcome {
             let counter = match error {

@@ -162,7 +162,7 @@ fn an_unsigned_or_altered_envelope_is_refused() {
 fn an_impatient_source_is_slowed_down_and_recovers() {
     let mut broker = Broker::new();
     let mut refused = 0;
-    for _ in 0..BURST + 10 {
+    for _ in 0..REQUESTS.burst + 10 {
         let answer = broker.post(vec![]);
         refused += u32::from(matches!(
             answer,
@@ -184,7 +184,7 @@ fn an_impatient_source_is_slowed_down_and_recovers() {
 fn a_mailbox_is_bounded_and_forgets_what_nobody_fetched() {
     let mut broker = Broker::new();
     for sender in 0..SENDERS_MAX + 5 {
-        broker.sleep(TOKEN_EVERY);
+        broker.sleep(REQUESTS.every);
         broker.post(stranger(sender, 255));
     }
     assert_eq!(read(broker.poll(255, None)).1.len(), SENDERS_MAX);
