@@ -560,6 +560,9 @@ impl Link {
         self.start_handshake(now);
         self.drain_quic(now);
         self.drain_mux(now);
+        if self.leaving && self.streams() == 0 {
+            self.close(now);
+        }
         self.update_state(now);
     }
 
@@ -769,9 +772,6 @@ impl Link {
     }
 
     fn update_state(&mut self, now: Now) {
-        if self.leaving && self.streams() == 0 {
-            self.close(now);
-        }
         if self.goodbye {
             return;
         }

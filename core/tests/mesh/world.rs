@@ -373,7 +373,6 @@ impl World {
     }
 
     fn act(&mut self, node: usize, output: Output) {
-        let run = self.nodes[node].runs;
         match output {
             Output::Signal { envelope, .. } => {
                 self.note(format!("signal from {node} {} bytes", envelope.len()));
@@ -395,15 +394,7 @@ impl World {
                     }
                     TcpAction::Write(bytes) => {
                         let sent = TcpEvent::Sent(bytes.len());
-                        self.later(
-                            SERVER_DELAY,
-                            Happening::ToNode {
-                                node,
-                                run,
-                                conn,
-                                event: sent,
-                            },
-                        );
+                        self.tell_node(node, conn, sent);
                         Some(TcpEvent::Bytes(bytes.as_ref().into()))
                     }
                     TcpAction::Close => None,
@@ -737,17 +728,7 @@ impl World {
                 );
                 self.turn
                     .handle(now, turn::Input::TcpConnected { client, from });
-                let run = self.nodes[node].runs;
-                let event = TcpEvent::Connected { local };
-                self.later(
-                    SERVER_DELAY,
-                    Happening::ToNode {
-                        node,
-                        run,
-                        conn,
-                        event,
-                    },
-                );
+                self.tell_node(node, conn, TcpEvent::Connected { local });
             }
             (Some(TcpEvent::Bytes(bytes)), Some(client)) => {
                 let data = bytes.to_vec();
@@ -761,6 +742,18 @@ impl World {
             _ => {}
         }
         self.drain_turn();
+    }
+
+    /// The TURN server does something over TCP, which the node's present run hears of later.
+    fn tell_node(&mut self, node: usize, conn: u32, event: TcpEvent) {
+        let run = self.nodes[node].runs;
+        let happening = Happening::ToNode {
+            node,
+            run,
+            conn,
+            event,
+        };
+        self.later(SERVER_DELAY, happening);
     }
 
     fn drain_turn(&mut self) {
@@ -783,32 +776,12 @@ impl World {
                 }
                 turn::Output::TcpWrite { client, data } => {
                     if let Some((node, conn)) = self.tcp_owner(client) {
-                        let run = self.nodes[node].runs;
-                        let event = TcpEvent::Bytes(BytesMut::from(&data[..]));
-                        self.later(
-                            SERVER_DELAY,
-                            Happening::ToNode {
-                                node,
-                                run,
-                                conn,
-                                event,
-                            },
-                        );
+                        self.tell_node(node, conn, TcpEvent::Bytes(BytesMut::from(&data[..])));
                     }
                 }
                 turn::Output::TcpClose { client } => {
                     if let Some((node, conn)) = self.tcp_owner(client) {
-                        let run = self.nodes[node].runs;
-                        let event = TcpEvent::Closed;
-                        self.later(
-                            SERVER_DELAY,
-                            Happening::ToNode {
-                                node,
-                                run,
-                                conn,
-                                event,
-                            },
-                        );
+                        self.tell_node(node, conn, TcpEvent::Closed);
                     }
                 }
                 turn::Output::CloseRelay { .. } | turn::Output::Event(_) => {}
