@@ -7,6 +7,7 @@
 //!
 //! * [`pipeline`]: one direction of one link: black hole, MTU, queue with a rate, loss,
 //!   delay and jitter, duplication. The kernel link emulator drives this very code.
+//! * [`spec`]: the language in which a link's configuration is written.
 //! * [`nat`]: one address translator with every behaviour of RFC 4787.
 //! * [`network`]: hosts joined through chains of those devices, and the packets in flight.
 //! * [`oracle`]: says from the topology whether a direct path must be found.
@@ -48,6 +49,7 @@ pub mod nat;
 pub mod network;
 pub mod oracle;
 pub mod pipeline;
+pub mod spec;
 
 pub use draw::{Draw, Ratio};
 pub use nat::{Filtering, Mapping, Nat, NatConfig, Protocol};
@@ -56,6 +58,7 @@ pub use network::{
     TopologyError, Uplink,
 };
 pub use pipeline::{Counters, DropCause, Fate, LinkConfig, Loss, Order, Pipeline};
+pub use spec::SpecError;
 
 #[cfg(test)]
 mod testing;

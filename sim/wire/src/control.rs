@@ -1,7 +1,7 @@
 //! Commands and their answers.
 
+use crate::Failure;
 use crate::shuttle::{Direction, Statistics};
-use crate::{Failure, spec};
 
 /// The one-line answer to one command.
 pub(crate) fn answer(command: &str, ab: &Direction, ba: &Direction) -> String {
@@ -13,8 +13,8 @@ pub(crate) fn answer(command: &str, ab: &Direction, ba: &Direction) -> String {
 
 fn obey(command: &str, ab: &Direction, ba: &Direction) -> Result<String, Failure> {
     match command.split_once(' ').unwrap_or((command, "")) {
-        ("ab", text) => ab.set_config(spec::parse(text)?),
-        ("ba", text) => ba.set_config(spec::parse(text)?),
+        ("ab", text) => ab.set_config(text.parse()?),
+        ("ba", text) => ba.set_config(text.parse()?),
         ("stats", "") => {
             let (ab, ba) = (json(&ab.statistics()), json(&ba.statistics()));
             return Ok(format!(r#"{{"ab":{ab},"ba":{ba}}}"#));

@@ -13,7 +13,7 @@
 //! * `ab SPEC`, `ba SPEC`: replaces what the direction does; `ok`, or `error: …`;
 //! * `stats`: counters of both directions as JSON.
 //!
-//! It ends at the end of standard input or by a signal, and its devices with it. [`spec`]
+//! It ends at the end of standard input or by a signal, and its devices with it. [`holdfast_net_model::spec`]
 //! describes SPEC.
 //!
 //! TAP without offloads makes the kernel cut large segments first, so every impairment
@@ -22,7 +22,6 @@
 mod control;
 mod draw;
 mod shuttle;
-mod spec;
 mod tap;
 
 use draw::SplitMix;
@@ -47,6 +46,12 @@ struct Failure(String);
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<holdfast_net_model::SpecError> for Failure {
+    fn from(error: holdfast_net_model::SpecError) -> Failure {
+        Failure(error.to_string())
     }
 }
 
@@ -145,8 +150,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Failu
                 .ok_or_else(|| Failure(format!("{flag} needs a value\n{USAGE}")))
         };
         match flag.as_str() {
-            "--ab" => parsed.ab = spec::parse(&value()?)?,
-            "--ba" => parsed.ba = spec::parse(&value()?)?,
+            "--ab" => parsed.ab = value()?.parse()?,
+            "--ba" => parsed.ba = value()?.parse()?,
             "--seed" => {
                 let text = value()?;
                 parsed.seed = text

@@ -18,11 +18,15 @@
 //!
 //! Lengths are those of IP packets: the Ethernet header does not count.
 
-use crate::Failure;
-use crate::shuttle::HELD_BYTES_MAX;
-use holdfast_net_model::{LinkConfig, Loss, Order, Ratio};
+use crate::pipeline::QUEUE_BYTES_DEFAULT;
+use crate::{LinkConfig, Loss, Order, Ratio};
+use std::fmt;
 use std::num::NonZeroU64;
+use std::str::FromStr;
 use std::time::Duration;
+
+/// Largest queue of a SPEC: what the link emulator can hold, with room to spare.
+pub const SPEC_QUEUE_BYTES_MAX: u64 = 64_000_000;
 
 /// Longest delay and jitter: beyond the longest timeout that a test waits for.
 const DELAY_MAX: Duration = Duration::from_secs(60);
@@ -45,11 +49,89 @@ const RATES: &[(&str, u64)] = &[
 ];
 const SIZES: &[(&str, u64)] = &[("kb", 1_000), ("mb", 1_000_000), ("b", 1)];
 
-/// Reads a SPEC.
-///
-/// # Errors
-/// Naming the item and what is expected of it.
-pub(crate) fn parse(text: &str) -> Result<LinkConfig, Failure> {
+/// What is wrong with a SPEC: the item, and what is expected of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecError(String);
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+impl FromStr for LinkConfig {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        parse(text)
+    }
+}
+
+/// The shortest SPEC that reads as this configuration.
+impl fmt::Display for LinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut items = Vec::new();
+        let mut item = |wanted: bool, text: String| wanted.then(|| items.push(text));
+        item(self.blackhole, "blackhole".to_owned());
+        item(!self.delay.is_zero(), format!("delay={}", time(self.delay)));
+        item(
+            !self.jitter.is_zero(),
+            format!("jitter={}", time(self.jitter)),
+        );
+        item(self.order == Order::Free, "reorder".to_owned());
+        item(self.loss != Loss::None, loss(self.loss));
+        if let Some(rate) = self.rate_bits_per_s {
+            item(true, format!("rate={rate}bit"));
+            let queue = self.queue_bytes != QUEUE_BYTES_DEFAULT;
+            item(queue, format!("queue={}b", self.queue_bytes));
+        }
+        item(
+            self.duplicate != Ratio::NEVER,
+            format!("dup={}", part(self.duplicate)),
+        );
+        if let Some(mtu) = self.mtu_bytes {
+            item(true, format!("mtu={mtu}"));
+        }
+        if items.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&items.join(","))
+    }
+}
+
+fn time(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    let unit = DURATIONS.iter().rev();
+    let (name, scale) = unit
+        .copied()
+        .find(|(_, scale)| nanos.is_multiple_of(u128::from(*scale)))
+        .unwrap_or(("ns", 1));
+    format!("{}{name}", nanos / u128::from(scale))
+}
+
+fn part(ratio: Ratio) -> String {
+    format!("{}/{}", ratio.num(), ratio.den())
+}
+
+fn loss(loss: Loss) -> String {
+    match loss {
+        Loss::None => "loss=0/1".to_owned(),
+        Loss::Bernoulli(ratio) => format!("loss={}", part(ratio)),
+        Loss::GilbertElliott {
+            good_to_bad,
+            bad_to_good,
+            loss_good,
+            loss_bad,
+        } => {
+            let parts = [good_to_bad, bad_to_good, loss_bad, loss_good].map(part);
+            format!("ge={}", parts.join(":"))
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<LinkConfig, SpecError> {
     let mut config = LinkConfig::IDEAL;
     if text == "none" {
         return Ok(config);
@@ -61,10 +143,11 @@ pub(crate) fn parse(text: &str) -> Result<LinkConfig, Failure> {
             None => (item, None),
         };
         if seen.contains(&key) {
-            return Err(Failure(format!("{item}: {key} appears twice")));
+            return Err(SpecError(format!("{item}: {key} appears twice")));
         }
         seen.push(key);
-        apply(&mut config, key, value).map_err(|reason| Failure(format!("{item:?}: {reason}")))?;
+        apply(&mut config, key, value)
+            .map_err(|reason| SpecError(format!("{item:?}: {reason}")))?;
     }
     check(&config, &seen)?;
     Ok(config)
@@ -86,7 +169,7 @@ fn apply(config: &mut LinkConfig, key: &str, value: Option<&str>) -> Result<(), 
                 Some(NonZeroU64::new(rate).ok_or("use blackhole for no rate")?);
         }
         ("queue", Some(value)) => {
-            config.queue_bytes = scaled(value, SIZES, HELD_BYTES_MAX as u64)?;
+            config.queue_bytes = scaled(value, SIZES, SPEC_QUEUE_BYTES_MAX)?;
         }
         ("mtu", Some(value)) => {
             let mtu = number(value)?;
@@ -108,7 +191,7 @@ fn apply(config: &mut LinkConfig, key: &str, value: Option<&str>) -> Result<(), 
 }
 
 /// What only the whole of a SPEC shows.
-fn check(config: &LinkConfig, seen: &[&str]) -> Result<(), Failure> {
+fn check(config: &LinkConfig, seen: &[&str]) -> Result<(), SpecError> {
     let problem = if seen.contains(&"loss") && seen.contains(&"ge") {
         "loss and ge exclude each other"
     } else if seen.contains(&"queue") && config.rate_bits_per_s.is_none() {
@@ -120,7 +203,7 @@ fn check(config: &LinkConfig, seen: &[&str]) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
-    Err(Failure(problem.to_owned()))
+    Err(SpecError(problem.to_owned()))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -202,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_reads_as_the_same_link() {
+        for text in [
+            "none",
+            "blackhole",
+            "delay=10ms,jitter=1500us,reorder,loss=1/100,rate=100mbit,queue=5kb,dup=1/9,mtu=1400",
+            "delay=7ns,ge=1/90:1/10:1/2:1/1000",
+            "rate=9bit",
+        ] {
+            let link: LinkConfig = text.parse().expect(text);
+            assert_eq!(link.to_string().parse(), Ok(link), "{text}");
+        }
+    }
+
+    #[test]
     fn burst_loss_has_defaults_for_its_states() {
         let (enter, leave) = (Ratio::of(1, 90), Ratio::of(1, 10));
         let full = Loss::GilbertElliott {
@@ -273,7 +370,7 @@ mod tests {
             ("delay=1ms,jitter=2ms", "jitter exceeds"),
             ("delay=1ms,reorder", "needs jitter"),
         ] {
-            let Failure(error) = parse(text).expect_err(text);
+            let SpecError(error) = parse(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
         }
     }

@@ -1,0 +1,3 @@
+//! Replays disasters from a seed.
+
+fn main() {}
