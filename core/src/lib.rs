@@ -17,6 +17,9 @@
 //!
 //! Start reading at [`mesh`], which owns everything else.
 
+#[macro_use]
+mod hooks;
+
 pub mod bucket;
 pub mod config;
 pub mod entropy;
@@ -29,6 +32,8 @@ pub mod quic;
 pub mod recorder;
 pub mod rendezvous;
 pub mod signal;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod status;
 pub mod stun;
 pub mod time;

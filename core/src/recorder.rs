@@ -109,6 +109,15 @@ impl Recorder {
         })
     }
 
+    /// Take every record out, oldest first: its time in nanoseconds since the start, and itself.
+    pub fn drain(&mut self) -> impl Iterator<Item = (u64, Record)> {
+        let origin = self.origin;
+        self.records.drain(..).map(move |(at, record)| {
+            let t = at.saturating_duration_since(origin).as_nanos();
+            (t as u64, record)
+        })
+    }
+
     /// Every record as a line of JSON, oldest first.
     pub fn lines(&self) -> Vec<String> {
         self.records()

@@ -15,6 +15,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::entropy::Seed;
 use crate::identity::PublicKey;
 use crate::signal::envelope::Envelope;
+use crate::status::Queue;
 use crate::time::Now;
 use crate::types::Incarnation;
 
@@ -306,6 +307,18 @@ impl Mailboxes {
             ("refused_full", self.counts.full),
             ("envelopes_expired", self.counts.expired),
             ("sources_evicted", self.counts.evicted),
+        ]
+    }
+
+    /// Everything of the broker that can fill, and how full it is.
+    pub fn queues(&self) -> Vec<Queue> {
+        let fullest = self.boxes.values().map(|mailbox| mailbox.letters.len());
+        vec![
+            Queue::new("broker/mailboxes", self.boxes.len(), MAILBOXES_MAX),
+            Queue::new("broker/senders", fullest.max().unwrap_or(0), SENDERS_MAX),
+            Queue::new("broker/envelopes", self.letters.total, LETTERS_MAX),
+            Queue::new("broker/polls", self.waiting.len(), WAITING_MAX),
+            Queue::new("broker/sources", self.sources.len(), SOURCES_MAX),
         ]
     }
 

@@ -23,6 +23,31 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// What was refused or dropped, by reason.
     pub counters: Vec<Counter>,
+    /// What can fill, and how full it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<Queue>,
+}
+
+/// Something with a bound: a queue, a table or a buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// What it is, with its owner in front: `link/worker-1/streams`.
+    pub name: String,
+    /// How much it holds: entries, or bytes where the name says so.
+    pub len: u64,
+    /// How much it may hold.
+    pub max: u64,
+}
+
+impl Queue {
+    /// So much of so much.
+    pub fn new(name: impl Into<String>, len: usize, max: usize) -> Queue {
+        Queue {
+            name: name.into(),
+            len: len as u64,
+            max: max as u64,
+        }
+    }
 }
 
 /// A count with a stable name, for metrics.

@@ -25,6 +25,7 @@ use turn_client_proto::types::{TransportType, TurnCredentials as LongTermCredent
 use turn_client_proto::udp::TurnClientUdp;
 
 use crate::config::{TurnCredentials, TurnServer, TurnTransport};
+use crate::status::Queue;
 use crate::time::Now;
 
 /// Bytes that may wait to be written to the server over TCP. Beyond it datagrams are
@@ -156,6 +157,24 @@ impl Turn {
     /// Bytes that wait to be written to the server over TCP.
     pub fn tcp_unsent(&self) -> usize {
         self.tcp_unsent
+    }
+
+    /// What can fill, and how full it is.
+    pub fn queues(&self, queues: &mut Vec<Queue>) {
+        let transport = match self.server.transport {
+            TurnTransport::Udp => "udp",
+            TurnTransport::Tcp => "tcp",
+        };
+        let (server, permissions) = (self.server.addr, self.permissions.len());
+        let mut push = |what, len, max| {
+            let name = format!("turn/{transport}/{server}/{what}");
+            queues.push(Queue::new(name, len, max));
+        };
+        push("channels", self.channels.len(), CHANNELS_MAX);
+        push("permissions", permissions, CHANNELS_MAX);
+        if self.server.transport == TurnTransport::Tcp {
+            push("unsent_bytes", self.tcp_unsent, TCP_UNSENT_MAX);
+        }
     }
 
     /// Ask for an allocation, unless that was done.

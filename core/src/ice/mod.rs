@@ -25,6 +25,9 @@ pub use path::{Base, Pair, Path, PathState, RemoteKind};
 const PATHS_MAX: usize = 32;
 /// Most checks whose answer is awaited.
 const ASKED_MAX: usize = 256;
+/// Checks that wait to be sent at a time: they leave with the next poll, and every pair is
+/// checked once until then.
+const UNSENT_MAX: usize = PAIRS_MAX + PATHS_MAX;
 /// An answer may be this late: a full queue on the way holds it up for seconds.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 /// Candidate pairs of the agent (RFC 8445 section 6.1.2.5 suggests 100).
@@ -500,6 +503,19 @@ impl Ice {
                 .map(|at| now.saturating_duration_since(at).as_millis() as u64),
         };
         paths.iter().map(status).collect()
+    }
+
+    /// What can fill, and how full it is.
+    pub fn queues(&self, push: &mut impl FnMut(&str, usize, usize)) {
+        push("paths", self.paths.len(), PATHS_MAX);
+        push("checks_asked", self.asked.len(), ASKED_MAX);
+        push("checks_unsent", self.transmits.len(), UNSENT_MAX);
+        push("check_sources", self.sources.len(), SOURCES_MAX);
+        let lines = self.remote_lines.len();
+        push("remote_candidates", lines, CANDIDATES_MAX);
+        // The snapshot that goes over the bound is still taken in.
+        let known_max = AGENT_CANDIDATES_MAX + CANDIDATES_MAX;
+        push("agent_candidates", self.agent_candidates, known_max);
     }
 
     /// `is` draws transaction ids from `fastrand`'s thread-local generator.

@@ -29,12 +29,12 @@ use crate::ice::{Base, LocalCandidate, Pair, StunVerdict};
 use crate::identity::Identity;
 use crate::mesh::{Event, OpenError, Output, Read, ResetReason, StreamClosed};
 use crate::mux::wire::Frame;
-use crate::mux::{Flows, Mux, MuxEvent};
+use crate::mux::{FLOWS_MAX, Flows, Mux, MuxEvent};
 use crate::quic::{self, ConnectionError, HANDSHAKE_TIMEOUT, Role};
 use crate::signal::envelope::Envelope;
 use crate::signal::snapshot::IceCredentials;
 use crate::signal::{News, Rejected, Signaling};
-use crate::status::{LinkState, LinkStatus};
+use crate::status::{LinkState, LinkStatus, Queue};
 use crate::time::Now;
 use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
 use session::Session;
@@ -205,6 +205,20 @@ impl Link {
             lost_packets: connection.map_or(0, |c| c.stats().path.lost_packets),
             path_changes: session.map_or(0, |session| session.path_changes),
             mtu: connection.map_or(0, Connection::current_mtu),
+        }
+    }
+
+    /// What can fill, and how full it is.
+    pub fn queues(&self, queues: &mut Vec<Queue>) {
+        let peer = &self.peer.id;
+        let mut push = |what: &str, len: usize, max: usize| {
+            queues.push(Queue::new(format!("link/{peer}/{what}"), len, max));
+        };
+        push("udp_flows", self.flows.len(), FLOWS_MAX);
+        self.signaling.queues(&mut push);
+        if let Some(session) = &self.session {
+            session.mux.queues(&self.shared.limits, &mut push);
+            session.ice.queues(&mut push);
         }
     }
 
@@ -405,6 +419,9 @@ impl Link {
         }
         let pair = session.path?;
         let (len, segment_size, ecn) = session.quic.poll_transmit(now.mono, segments_max, buf)?;
+        if let Some(connection) = session.quic.connection() {
+            session.mux.packets_left(connection);
+        }
         self.tx_bytes += len as u64;
         Some(LinkTransmit {
             pair,

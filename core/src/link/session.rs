@@ -66,7 +66,7 @@ impl Session {
         Session {
             ice: Ice::new(own, remote, controlling, seed, now.mono),
             quic: Quic::new(&quic, seed),
-            mux: Mux::new(shared.allow.clone()),
+            mux: Mux::new(shared.allow.clone(), shared.limits.datagram_buffer),
             epoch,
             handshake_since: None,
             said_hello: false,

@@ -11,7 +11,7 @@ use crate::entropy::Seed;
 use crate::ice::LocalCandidate;
 use crate::mesh::{Event, Output, TcpAction, TcpEvent};
 use crate::signal::snapshot::CANDIDATES_MAX;
-use crate::status::RelayStatus;
+use crate::status::{Queue, RelayStatus};
 use crate::stun::Stun;
 use crate::time::Now;
 use crate::turn::{Turn, TurnOutput, TurnState};
@@ -21,6 +21,10 @@ const HOSTS_MAX: usize = 6;
 /// How long UDP may fail to reach a TURN server before TCP is tried. A round trip to any
 /// server is below it, and a node behind a UDP-blocking firewall waits for nothing else.
 const TCP_AFTER: Duration = Duration::from_millis(350);
+
+/// Datagrams for servers that wait to be sent at a time: they leave with the next poll, and a
+/// TURN server is asked once per peer's address.
+const UNSENT_MAX: usize = 4096;
 
 /// Finds our candidates and keeps them.
 pub struct Gather {
@@ -393,6 +397,18 @@ impl Gather {
             relayed: turn.relayed().map(|relayed| relayed.to_string()),
         };
         self.turn.iter().map(status).collect()
+    }
+
+    /// What can fill, and how full it is.
+    pub fn queues(&self, queues: &mut Vec<Queue>) {
+        let own = self.candidates.len();
+        queues.push(Queue::new("node/candidates", own, CANDIDATES_MAX));
+        let waiting = self.datagrams.len();
+        let max = UNSENT_MAX;
+        queues.push(Queue::new("node/server_datagrams", waiting, max));
+        for turn in &self.turn {
+            turn.queues(queues);
+        }
     }
 
     /// Collect what the clients want to send.

@@ -37,7 +37,7 @@ use crate::quic::link_of_packet;
 use crate::recorder::{Record, Recorder};
 use crate::signal::envelope::Envelope;
 use crate::signal::{Rejected, link_of_ufrag};
-use crate::status::{Counter, LinkState, Status};
+use crate::status::{Counter, LinkState, Queue, Status};
 use crate::stun::{is_stun, transaction_id};
 use crate::time::Now;
 use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
@@ -46,6 +46,8 @@ use gather::Gather;
 
 /// Most STUN transactions whose link is remembered.
 const TRANSACTIONS_MAX: usize = 8192;
+/// Outputs that one call can leave for each link, besides those of its streams.
+const OUTPUTS_PER_LINK: usize = 1024;
 /// Envelopes whose signatures are checked at once. Brokers hand over at most one per peer
 /// and change; a hostile one must not keep us busy.
 const SIGNALS: Rate = Rate {
@@ -189,7 +191,30 @@ impl Mesh {
                 .map(|link| link.status(now.mono))
                 .collect(),
             counters: self.counters.iter().chain([dropped]).map(counter).collect(),
+            queues: self.queues(),
         }
+    }
+
+    /// Everything of the node that can fill, and how full it is; without the flight recorder.
+    pub fn queues(&self) -> Vec<Queue> {
+        let transactions = self.transaction_order.len();
+        let mut queues = vec![
+            Queue::new("node/transactions", transactions, TRANSACTIONS_MAX),
+            Queue::new("node/outputs", self.outputs.len(), self.outputs_max()),
+        ];
+        self.gather.queues(&mut queues);
+        for link in &self.links {
+            link.queues(&mut queues);
+        }
+        queues
+    }
+
+    /// What one call can leave to poll: a word per stream when all links restart, and a full
+    /// buffer of the smallest datagrams.
+    fn outputs_max(&self) -> usize {
+        let limits = &self.shared.limits;
+        let streams = limits.streams_per_link as usize * 4;
+        (streams + OUTPUTS_PER_LINK) * self.links.len().max(1)
     }
 
     /// The state of one link, without the cost of a whole status.

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId as QuicId, VarInt};
 
-use crate::config::AllowRule;
+use crate::config::{AllowRule, Limits};
 use crate::mesh::{OpenError, Read, ResetReason, StreamClosed};
-use crate::quic::{FinishError, ReadError, SendDatagramError, StreamEvent, WriteError};
-pub use udp::Flows;
+use crate::quic::{
+    FinishError, ReadError, SendDatagramError, StreamEvent, UNI_STREAMS_MAX, WriteError,
+};
+pub use udp::{FLOWS_MAX, Flows};
 use wire::{Frame, WireError};
 
 /// Largest UDP payload over IPv4: 65,535 less the IP and UDP headers.
@@ -87,6 +89,10 @@ pub struct Mux {
     control: Option<QuicId>,
     control_unsent: Vec<u8>,
     events: VecDeque<MuxEvent>,
+    /// Bytes of datagrams that wait in QUIC's send buffer.
+    datagrams_unsent: usize,
+    /// How many of them it takes.
+    datagrams_unsent_max: usize,
     /// Datagrams that did not fit into the send buffer or any stream.
     pub datagrams_dropped: u64,
 }
@@ -102,8 +108,8 @@ fn number(id: QuicId) -> u64 {
 }
 
 impl Mux {
-    /// No streams yet.
-    pub fn new(allow: Arc<[AllowRule]>) -> Mux {
+    /// No streams yet; QUIC keeps at most so many bytes of datagrams to send.
+    pub fn new(allow: Arc<[AllowRule]>, datagrams_unsent_max: usize) -> Mux {
         Mux {
             allow,
             streams: BTreeMap::new(),
@@ -111,6 +117,8 @@ impl Mux {
             control: None,
             control_unsent: Vec::new(),
             events: VecDeque::new(),
+            datagrams_unsent: 0,
+            datagrams_unsent_max,
             datagrams_dropped: 0,
         }
     }
@@ -123,6 +131,31 @@ impl Mux {
     /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty()
+    }
+
+    /// What can fill, and how full it is.
+    pub fn queues(&self, limits: &Limits, push: &mut impl FnMut(&str, usize, usize)) {
+        // As many of ours as of the peer's, whose limit is its own.
+        let streams_max = 2 * limits.streams_per_link as usize;
+        push("streams", self.streams.len(), streams_max);
+        let unis_max = UNI_STREAMS_MAX as usize;
+        push("large_datagrams", self.unis.len(), unis_max);
+        let (unsent, max) = (self.datagrams_unsent, self.datagrams_unsent_max);
+        push("datagrams_unsent_bytes", unsent, max);
+        let frames = self.control_unsent.len();
+        push("control_unsent_bytes", frames, 2 * wire::FRAME_LEN_MAX);
+    }
+
+    /// QUIC has made packets: note what is left to send.
+    pub fn packets_left(&mut self, connection: &mut Connection) {
+        if self.datagrams_unsent > 0 {
+            self.note_unsent(connection);
+        }
+    }
+
+    fn note_unsent(&mut self, connection: &mut Connection) {
+        let room = connection.datagrams().send_buffer_space();
+        self.datagrams_unsent = self.datagrams_unsent_max.saturating_sub(room);
     }
 
     /// The streams that an application knows of.
@@ -283,7 +316,9 @@ impl Mux {
 
     /// The receiving side decides which ports may be reached.
     fn admit(&mut self, connection: &mut Connection, id: QuicId, port: u16) {
-        if !self.allow.iter().any(|rule| rule.port == port) {
+        let allowed = self.allow.iter().any(|rule| rule.port == port);
+        if !allowed && !planted!(SkipAllowlist) {
+            mark!("stream/not-allowed");
             let what = format!("TCP port {port} is not on the allowlist");
             let refused = MuxEvent::Refused("port_not_allowed", what);
             self.events.push_back(refused);
@@ -496,6 +531,7 @@ impl Mux {
                     | SendDatagramError::UnsupportedByPeer,
                 ) => self.datagrams_dropped += 1,
             }
+            self.note_unsent(connection);
         } else if !send_large(connection, source, port, payload) {
             self.datagrams_dropped += 1;
         }

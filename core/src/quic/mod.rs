@@ -39,7 +39,7 @@ pub const FIRST_ID_LEN: usize = 16;
 /// only keeps the idle timeout away while a path works.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Control streams, and datagrams that are too large for a packet.
-const UNI_STREAMS_MAX: u32 = 256;
+pub const UNI_STREAMS_MAX: u32 = 256;
 /// Round-trip time assumed before one was measured. RFC 9002 section 6.2.2 has 333 ms, for
 /// paths that nobody has tried; ours were checked a moment ago, and a lost first flight
 /// costs three times this.

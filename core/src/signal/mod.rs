@@ -153,6 +153,11 @@ impl Signaling {
         Some(self.credentials_for(accepted.incarnation, accepted.epoch))
     }
 
+    /// What can fill, and how full it is.
+    pub fn queues(&self, push: &mut impl FnMut(&str, usize, usize)) {
+        push("runs_heard", self.heard.len(), OFFERS_MAX);
+    }
+
     /// Start a new session with the same run of the peer.
     pub fn bump_epoch(&mut self, now: Now) {
         if let Some(accepted) = &mut self.accepted {
