@@ -1,7 +1,7 @@
 # `make demo` shows it, `make test` checks everything.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test setup format lint determinism build fuzz doc dependencies advisories fmt clippy
+.PHONY: help demo demo-down test setup format lint determinism build core turmoil kernel fuzz doc dependencies advisories fmt clippy
 
 help: ## this list
 	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 34
@@ -21,7 +21,7 @@ test: ## set up, then every check below
 setup: ## install what is missing for all of this
 	@deploy/setup.sh test
 
-format lint determinism build fuzz doc dependencies advisories: ## one check
+format lint determinism build core turmoil kernel fuzz doc dependencies advisories: ## one check
 	@deploy/check.sh $@
 
 fmt: ## format the code

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs the checks of `make test`, all of them or those named, and ends with a table.
 #
-#   check.sh [STAGE...]    STAGE: format lint determinism build test fuzz doc dependencies advisories demo
+#   check.sh [STAGE...]    STAGE: format lint determinism build test core turmoil kernel fuzz doc dependencies advisories demo
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/env.sh
 . deploy/env.sh
 
-STAGES=(format lint determinism build test fuzz doc dependencies advisories demo)
+STAGES=(format lint determinism build test core turmoil kernel fuzz doc dependencies advisories demo)
 # Long enough to fetch the advisories, short enough to notice that they cannot be reached.
 ADVISORIES_BOUND_S=60
 # What a stage returns if it could not look; only `advisories` may in CI.
@@ -16,16 +16,41 @@ NOT_CHECKED=77
 stage_format() { cargo fmt --all --check; }
 stage_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 stage_determinism() { deploy/lint-proof.sh; }
-# The kernel tests run the programs themselves, which `cargo test` alone need not build.
-stage_build() { cargo build --workspace --bins --locked; }
+# First the programs as they ship, by themselves: built together with the worlds, `holdfast` would
+# get what only simulations use. The kernel world runs them. Then everything, tests too.
+stage_build() {
+  local target=${CARGO_TARGET_DIR:-target} wanted='holdfast-core feature "simulation"'
+  if cargo tree --locked -p holdfast -e features | grep -F "$wanted"; then
+    echo "build: the shipped binary has what only simulations may have"
+    return 1
+  fi
+  cargo tree --locked -p holdfast-chaos -e features | grep -qF "$wanted" ||
+    { echo "build: not even simulations have it: this check looks for the wrong name"; return 1; }
+  cargo build --locked -p holdfast -p holdfast-wire || return 1
+  mkdir -p "$target/shipped"
+  cp "$target"/debug/holdfast "$target"/debug/holdfast-wire "$target/shipped/" || return 1
+  cargo test --workspace --locked --no-run
+}
 stage_test() {
+  cargo test --workspace --exclude holdfast-scenarios --locked || return 1
+  # Under CI=true they fail instead.
+  [ "$(id -u)" = 0 ] || echo "test: NOT ROOT: the tests that need network namespaces were skipped"
+}
+# All scenarios, each with its budget of seeds; then what only the sum of them shows.
+stage_core() { cargo test -p holdfast-scenarios --test worlds --locked -- core/; }
+stage_turmoil() { cargo test -p holdfast-scenarios --test worlds --locked -- turmoil/; }
+# Four scenarios, and what else needs a real kernel.
+stage_kernel() {
   # Runs that were killed leave namespaces behind. Says what it removes; a failure to is no
   # failure of the tests.
-  local holdfast=${CARGO_TARGET_DIR:-target}/debug/holdfast
-  [ "$(id -u)" != 0 ] || [ ! -x "$holdfast" ] || "$holdfast" dev sweep || true
-  cargo test --workspace --locked || return 1
-  # Under CI=true they fail instead.
-  [ "$(id -u)" = 0 ] || echo "test: NOT ROOT: the tests on kernel NATs were skipped"
+  local shipped=${CARGO_TARGET_DIR:-target}/shipped
+  [ -x "$shipped/holdfast" ] || stage_build || return 1
+  shipped=$(realpath "$shipped")
+  [ "$(id -u)" != 0 ] || "$shipped/holdfast" dev sweep || true
+  local -x HOLDFAST_BIN=$shipped/holdfast
+  cargo test -p holdfast-scenarios --locked --test kernel || return 1
+  cargo test -p holdfast-scenarios --test worlds --locked -- kernel/ || return 1
+  [ "$(id -u)" = 0 ] || echo "kernel: NOT ROOT: the tests on kernel NATs were skipped"
 }
 # That the fuzz targets still compile; nothing is fuzzed. They are a workspace of their own. The
 # fuzzer itself, which is C++, is left out: checking links nothing.
