@@ -16,7 +16,7 @@ macro_rules! mark {
 /// Nothing: nobody counts.
 #[cfg(not(feature = "simulation"))]
 macro_rules! mark {
-    ($name:literal) => {};
+    ($name:literal) => {{}};
 }
 
 /// Whether this mistake is planted on this thread; with a number n, every n-th time only.

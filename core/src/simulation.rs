@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::entropy::Seed;
+use crate::signal::envelope::{self, Envelope};
+use crate::signal::snapshot::{Challenge, Snapshot};
+
 /// A planted mistake: one line at the decision, as somebody could have written it.
 ///
 /// Each says what breaks, and which observation should give it away.
@@ -20,7 +24,7 @@ pub enum Mutant {
     AcceptStaleIncarnation,
     /// Envelopes count whoever signed them: anyone who knows the peer's public key speaks for
     /// it. Seen by: a link that leaves `Up` when forged goodbyes are posted, see
-    /// [`forged_goodbye`](super::simulation::forged_goodbye).
+    /// [`forged_goodbye`].
     TrustUnsigned,
     /// Peers reach every port. Seen by: an answer from a service that is not on the allowlist.
     SkipAllowlist,
@@ -167,7 +171,7 @@ pub const MARKS: &[&str] = &[
     "turn/allocated-again",
     "turn/lost",
     "turn/channel-bound",
-    "turn/permission-renewed",
+    "turn/permission-asked",
     // Streams.
     "stream/not-allowed",
     "stream/refused",
@@ -185,6 +189,35 @@ pub const MARKS: &[&str] = &[
     "stranger/stun",
     "stranger/packet",
 ];
+
+/// What somebody could post who reads along at a broker and has no key of the cluster's: a
+/// goodbye in the name of the sender of `recorded`, an envelope of its present run, later than
+/// all it has sent, sealed to the same receiver as anyone can, and signed by nobody. `None`:
+/// `recorded` is no envelope.
+pub fn forged_goodbye(recorded: &[u8], seed: &Seed) -> Option<Vec<u8>> {
+    let recorded = Envelope::parse(recorded).ok()?;
+    let mut entropy = seed.rng();
+    let goodbye = Snapshot {
+        challenge: Challenge(entropy.bytes()),
+        goodbye: true,
+        offers: Vec::new(),
+        candidates: Vec::new(),
+    };
+    let mut envelope = envelope::seal_from(
+        recorded.sender,
+        recorded.receiver,
+        recorded.incarnation,
+        recorded.sequence.saturating_add(FORGED_AHEAD),
+        recorded.expiry,
+        &goodbye.encode(),
+        &mut entropy,
+    );
+    envelope.extend_from_slice(&entropy.bytes::<64>());
+    Some(envelope)
+}
+
+/// How far ahead of a recording's sequence number a forgery is: more than is sent meanwhile.
+const FORGED_AHEAD: u64 = 1000;
 
 /// The place of a mark in [`MARKS`].
 ///

@@ -307,6 +307,7 @@ impl Turn {
         if let (Some(client), Some(_)) = (&mut self.client, self.relayed)
             && !client.have_permission(TransportType::Udp, ip)
         {
+            mark!("turn/permission-asked");
             // It may be on its way already, which is as good.
             let _ = client.create_permission(TransportType::Udp, ip, at);
             self.pump(now);
@@ -466,6 +467,10 @@ impl Turn {
     fn on_event(&mut self, now: Now, event: TurnEvent) {
         match event {
             TurnEvent::AllocationCreated(_, relayed) => {
+                mark!("turn/allocated");
+                if self.retry != RETRY_FIRST {
+                    mark!("turn/allocated-again");
+                }
                 self.enter(TurnState::Ready, None);
                 self.relayed = Some(relayed);
                 self.retry = RETRY_FIRST;
@@ -478,7 +483,10 @@ impl Turn {
             TurnEvent::AllocationCreateFailed(_) => {
                 self.give_up(now, "the server refused an allocation");
             }
-            TurnEvent::ChannelCreated(_, peer) => self.channel_bound(now, peer),
+            TurnEvent::ChannelCreated(_, peer) => {
+                mark!("turn/channel-bound");
+                self.channel_bound(now, peer);
+            }
             TurnEvent::ChannelCreateFailed(_, peer) => self.channel_lost(now, peer),
             // The server no longer knows the allocation: it was restarted.
             TurnEvent::PermissionCreateFailed(..) if self.state == TurnState::Ready => {
@@ -527,7 +535,10 @@ impl Turn {
         self.enter(TurnState::Waiting, Some(now.mono + self.retry));
         self.retry = (self.retry * 2).min(RETRY_LAST);
         match self.relayed.take() {
-            Some(relayed) => self.outputs.push_back(TurnOutput::Lost(relayed)),
+            Some(relayed) => {
+                mark!("turn/lost");
+                self.outputs.push_back(TurnOutput::Lost(relayed));
+            }
             None => self.outputs.push_back(TurnOutput::Failed(why)),
         }
     }

@@ -229,6 +229,7 @@ impl Ice {
         self.seed_thread();
         let gone: Vec<LocalCandidate> = self.local.clone();
         for gone in gone.iter().filter(|old| !candidates.contains(old)) {
+            mark!("path/candidate-gone");
             if let Some(candidate) = gone.to_is() {
                 self.agent.invalidate_candidate(&candidate);
             }
@@ -258,6 +259,7 @@ impl Ice {
         self.deadline_known = false;
         self.seed_thread();
         let mut known = std::mem::take(&mut self.remote_lines);
+        let early = planted!(DropEarlyCandidates) && self.selected.is_none();
         for line in lines.iter().take(CANDIDATES_MAX) {
             let Ok(candidate) = Candidate::from_sdp_string(line) else {
                 continue;
@@ -268,6 +270,9 @@ impl Ice {
             if !known.contains(line) {
                 known.push(line.clone());
                 self.note_remote_kind(candidate.addr(), candidate.kind());
+                if early {
+                    continue;
+                }
                 self.agent_candidates += 1;
                 self.agent.add_remote_candidate(candidate);
             }
@@ -361,6 +366,12 @@ impl Ice {
         if !accepted {
             return StunVerdict::Rejected;
         }
+        if planted!(OneWayBlind) && !is_answer && self.works(Pair { base, remote: from }) {
+            let rtt = self
+                .path(Pair { base, remote: from })
+                .and_then(|path| path.rtt);
+            self.answered(now, Pair { base, remote: from }, rtt.unwrap_or_default());
+        }
         if let Some(asked) = asked {
             self.answered(now, asked.pair, now.saturating_duration_since(asked.at));
         }
@@ -380,6 +391,7 @@ impl Ice {
         if !request.verify(password, |key, parts| HmacSha1.sha1_hmac(key, parts)) {
             return false;
         }
+        mark!("path/peer-reflexive");
         if self.sources.len() >= SOURCES_MAX {
             if self.renewed_at.is_some_and(|at| now < at + RENEW_EVERY) {
                 return false;
@@ -540,6 +552,7 @@ impl Ice {
 
     /// Form all pairs anew, those that `is` gave up among them.
     fn renew_agent(&mut self, now: Instant) {
+        mark!("path/pairs-renewed");
         let (own, remote) = (&self.own, &self.remote);
         let entropy = &mut self.entropy;
         self.agent = new_agent(
@@ -558,6 +571,9 @@ impl Ice {
         self.renewed_at = Some(now);
         self.agent_candidates = self.remote_lines.len();
         for line in &self.remote_lines {
+            if planted!(DropEarlyCandidates) {
+                break;
+            }
             if let Ok(candidate) = Candidate::from_sdp_string(line) {
                 self.agent.add_remote_candidate(candidate);
             }

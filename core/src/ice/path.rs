@@ -184,6 +184,9 @@ impl Path {
         if !self.is_usable() {
             self.valid_since = now;
         }
+        if self.state == PathState::Dead {
+            mark!("path/revived");
+        }
         if now.saturating_duration_since(self.valid_since) > FORGIVE {
             self.deaths = 0;
         }
@@ -269,6 +272,7 @@ impl Path {
     /// Its address or its relay is gone.
     pub fn kill(&mut self, now: Instant) {
         if self.state != PathState::Dead {
+            mark!("path/dead");
             self.deaths += u32::from(self.is_usable());
             self.state = PathState::Dead;
             self.since = now;
@@ -289,6 +293,9 @@ impl Path {
     }
 
     fn death_at(&self, selected: bool) -> Option<Instant> {
+        if planted!(ForgetDeadPair) {
+            return None;
+        }
         let silence = self
             .silent_since()
             .map(|at| at + self.silence_max(selected));
@@ -298,6 +305,7 @@ impl Path {
     /// Time passed. Returns whether a check is due.
     pub fn tick(&mut self, now: Instant, selected: bool) -> bool {
         if self.state == PathState::Valid && self.overdue_at(selected).is_some_and(|at| now >= at) {
+            mark!("path/suspect");
             self.state = PathState::Suspect;
             self.probe_at = Some(now);
         }
@@ -351,6 +359,9 @@ impl Path {
     /// When a better path that has to prove itself will have done so.
     pub fn beats_at(&self, current: &Path) -> Option<Instant> {
         let better = self.state == PathState::Valid && self.relays() < current.relays();
+        if better {
+            mark!("path/held-back");
+        }
         better.then(|| self.trusted_at())
     }
 
@@ -392,6 +403,7 @@ pub fn choose(paths: &[Path], current: Option<Pair>, now: Instant) -> Option<Pai
     let best = paths
         .iter()
         .filter(|path| match current {
+            Some(_) if planted!(NoPathSwitch) => false,
             Some(current) => path.beats(current, now),
             None => path.is_usable(),
         })

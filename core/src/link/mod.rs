@@ -237,6 +237,10 @@ impl Link {
 
     /// A broker handed over a message of the peer's.
     pub fn handle_envelope(&mut self, now: Now, envelope: &Envelope<'_>) -> Result<(), Rejected> {
+        let other_run = self.signaling.peer_incarnation() != Some(envelope.incarnation);
+        if planted!(IgnoreRestart) && self.session.is_some() && other_run {
+            return Err(Rejected::Unproven);
+        }
         let outcome = self.signaling.handle(now, envelope);
         if let Ok(news) = &outcome {
             self.on_news(now, news);
@@ -248,6 +252,7 @@ impl Link {
     fn on_news(&mut self, now: Now, news: &News) {
         if news.restarted {
             if self.session.is_some() || self.sessions > 0 {
+                mark!("link/peer-restarted");
                 self.say(Event::PeerRestarted {
                     peer: self.peer.id.clone(),
                     incarnation: self
@@ -272,6 +277,7 @@ impl Link {
             .as_ref()
             .is_some_and(|session| session.epoch < epoch)
         {
+            mark!("link/peer-epoch-higher");
             self.end_session();
         }
         if let Some(remote) = &news.credentials {
@@ -326,6 +332,7 @@ impl Link {
 
     /// This node is stopping: the peer knows at once, streams may end by themselves.
     pub fn say_goodbye(&mut self, now: Now) {
+        mark!("signal/goodbye-said");
         self.leaving = true;
         self.signaling.goodbye(now);
         if let Some(session) = &mut self.session
@@ -367,9 +374,11 @@ impl Link {
                 session.quic.handle_deadline(now.mono);
             }
             let past = |since: Option<Instant>, time| since.is_some_and(|at| now.mono >= at + time);
+            let grace = self.shared.limits.path_loss_grace;
             if past(session.handshake_since, HANDSHAKE_TIMEOUT) {
                 self.connection_lost(now, "the QUIC handshake took too long");
-            } else if past(session.pathless_since, self.shared.limits.path_loss_grace) {
+            } else if past(session.pathless_since, grace) && !planted!(NeverExpireSession) {
+                mark!("link/grace-ran-out");
                 self.connection_lost(now, "no path for too long");
             }
         }
@@ -448,6 +457,7 @@ impl Link {
     /// Open a stream to the peer's port.
     pub fn stream_open(&mut self, now: Now, port: u16) -> Result<StreamId, OpenError> {
         if !matches!(self.state, LinkState::Up | LinkState::Down) {
+            mark!("stream/link-not-up");
             return Err(OpenError::LinkNotUp);
         }
         let current = self.sessions;
@@ -496,6 +506,7 @@ impl Link {
     /// A local application at `from` sent a datagram to the peer's port.
     pub fn udp_send(&mut self, now: Now, port: u16, from: SocketAddr, payload: &[u8]) {
         if self.state != LinkState::Up {
+            mark!("datagram/link-not-up");
             let what = LinkOutput::Refused("udp_link_not_up", format!("port {port}"));
             self.outputs.push_back(what);
             return;
@@ -536,6 +547,7 @@ impl Link {
             return;
         };
         for quic in session.mux.open_streams() {
+            mark!("link/streams-cut");
             let stream = self.stream_id(quic);
             let reason = ResetReason::LinkDown;
             self.world(Output::Reset { stream, reason });
@@ -547,6 +559,7 @@ impl Link {
         if self.goodbye || self.leaving {
             return;
         }
+        mark!("link/epoch-restarted");
         self.signaling.bump_epoch(now);
         self.enter(now, LinkState::Signaling, why);
         self.signaling.set_quiet(now, false);
@@ -561,6 +574,7 @@ impl Link {
         {
             self.end_session();
         }
+        mark!("link/peer-goodbye");
         self.goodbye = true;
         self.signaling.set_quiet(now, true);
         self.enter(now, LinkState::Idle, "the peer said goodbye");
@@ -600,6 +614,12 @@ impl Link {
         let (class, remote_kind) = (path.class(), path.remote_kind.as_str());
         let pair = path.pair;
         let mut why = "the first path that works";
+        if class == "relay" {
+            mark!("path/relayed");
+        }
+        if previous.is_none() {
+            mark!("path/first");
+        }
         if let Some(previous) = previous {
             session.path_changes += 1;
             session.quic.path_changed(now.mono);
@@ -608,8 +628,10 @@ impl Link {
                 self.outputs.push_back(LinkOutput::PathDied);
             }
             why = if died {
+                mark!("path/switched-dead");
                 "the previous path died"
             } else {
+                mark!("path/switched-better");
                 "a better path works"
             };
             if died
@@ -762,7 +784,10 @@ impl Link {
                     self.connection_lost(now, "the peer is in another session");
                 }
             }
-            Frame::PathDead => session.ice.doubt_selected(now.mono),
+            Frame::PathDead => {
+                mark!("path/doubted-by-peer");
+                session.ice.doubt_selected(now.mono);
+            }
             Frame::Goodbye => self.peer_leaves(now),
             Frame::Unknown(_) => {}
         }
@@ -774,12 +799,22 @@ impl Link {
             .flows
             .target(now.mono, source, port, shared.vip, &shared.allow);
         let output = match target {
-            Some(to) => LinkOutput::World(Output::Udp {
-                link: self.id,
-                peer_port: source,
-                to,
-                payload,
-            }),
+            Some(to) => {
+                if planted!(DuplicateDatagram, 16) {
+                    self.world(Output::Udp {
+                        link: self.id,
+                        peer_port: source,
+                        to,
+                        payload: payload.clone(),
+                    });
+                }
+                LinkOutput::World(Output::Udp {
+                    link: self.id,
+                    peer_port: source,
+                    to,
+                    payload: altered(payload),
+                })
+            }
             None => LinkOutput::Refused(
                 "port_not_allowed",
                 format!("UDP port {port} is not on the allowlist"),
@@ -804,6 +839,11 @@ impl Link {
             (true, false) => (LinkState::Down, "no path works"),
         };
         if state != self.state {
+            match state {
+                LinkState::Up => mark!("link/up"),
+                LinkState::Down => mark!("link/down"),
+                _ => {}
+            }
             self.enter(now, state, why);
             self.signaling.set_quiet(now, state == LinkState::Up);
         }
@@ -838,4 +878,15 @@ impl Link {
     fn world(&mut self, output: Output) {
         self.outputs.push_back(LinkOutput::World(output));
     }
+}
+
+/// The payload as it is. In a simulation it may have one bit changed, to see that noticed.
+fn altered(payload: Bytes) -> Bytes {
+    if !planted!(AlteredDatagram, 16) || payload.is_empty() {
+        return payload;
+    }
+    let mut altered = payload.to_vec();
+    let last = altered.len() - 1;
+    altered[last] ^= 1;
+    altered.into()
 }

@@ -138,6 +138,12 @@ impl Gather {
         if hosts == self.hosts {
             return false;
         }
+        if !self.hosts.is_empty() {
+            mark!("gather/address-changed");
+            if planted!(IgnoreAddressChange) {
+                return false;
+            }
+        }
         let before = std::mem::replace(&mut self.hosts, hosts);
         let gone = before.iter().any(|ip| !self.hosts.contains(ip));
         for stun in &mut self.stun {
@@ -173,6 +179,7 @@ impl Gather {
         let news = stun.handle(now.mono, data)?;
         self.udp_heard = true;
         if news {
+            mark!("gather/mapping-changed");
             let event = Event::Server {
                 server: from,
                 what: "STUN server answered with a new mapped address",
@@ -298,6 +305,7 @@ impl Gather {
         if self.tcp_at.is_some_and(|at| at <= now.mono) {
             self.tcp_at = None;
             if !self.udp_works() {
+                mark!("gather/tcp-tried");
                 for turn in &mut self.turn {
                     turn.start(now);
                 }

@@ -35,7 +35,7 @@ use crate::link::{Link, LinkOutput, LinkTransmit, Shared};
 use crate::mux::DATAGRAM_LEN_MAX;
 use crate::quic::link_of_packet;
 use crate::recorder::{Record, Recorder};
-use crate::signal::envelope::Envelope;
+use crate::signal::envelope::{Envelope, EnvelopeError};
 use crate::signal::{Rejected, link_of_ufrag};
 use crate::status::{Counter, LinkState, Queue, Status};
 use crate::stun::{is_stun, transaction_id};
@@ -552,6 +552,7 @@ impl Mesh {
         let claimed = Envelope::claimed_sender(bytes);
         let link = claimed.and_then(|key| self.keys.get(key).copied());
         if claimed.is_some() && link.is_none() {
+            mark!("signal/stranger");
             return self.refuse("signal_stranger", "a key that is no peer's".into());
         }
         if !self.signals.take(now.mono) {
@@ -562,7 +563,13 @@ impl Mesh {
         }
         let envelope = match Envelope::parse(bytes) {
             Ok(envelope) => envelope,
-            Err(error) => return self.refuse("signal_malformed", error.to_string()),
+            Err(error) => {
+                if error == EnvelopeError::Forged {
+                    mark!("signal/forged");
+                }
+                mark!("signal/malformed");
+                return self.refuse("signal_malformed", error.to_string());
+            }
         };
         let link = link.expect("an envelope that can be read names its sender");
         let outcome = self.links[link.index()].handle_envelope(now, &envelope);
@@ -592,6 +599,7 @@ impl Mesh {
         }
         let link = link_of_packet(&data).filter(|link| link.index() < self.links.len());
         let Some(link) = link else {
+            mark!("stranger/packet");
             self.refuse(
                 "packet_stranger",
                 format!("{} bytes from {from}", data.len()),
@@ -610,6 +618,7 @@ impl Mesh {
             None => transaction_id(data).and_then(|id| self.transactions.get(&id).copied()),
         };
         let Some(link) = link.filter(|link| link.index() < self.links.len()) else {
+            mark!("stranger/stun");
             self.refuse("stun_stranger", format!("from {from}"));
             return;
         };

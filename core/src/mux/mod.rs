@@ -228,6 +228,7 @@ impl Mux {
                     if open.closing {
                         self.finish(connection, number(id));
                     }
+                    mark!("stream/writable-again");
                     self.events.push_back(MuxEvent::Writable(number(id)));
                 }
             }
@@ -240,6 +241,7 @@ impl Mux {
     fn readable(&mut self, connection: &mut Connection, id: QuicId) {
         let event = match connection.recv_stream(id).received_reset() {
             Ok(Some(code)) => {
+                mark!("stream/reset-by-peer");
                 self.streams.remove(&number(id));
                 // Our half may have ended by itself.
                 let _ = connection.send_stream(id).reset(code);
@@ -433,7 +435,10 @@ impl Mux {
         };
         let reason = match written {
             Ok(written) => return Ok(written),
-            Err(WriteError::Blocked) => return Ok(0),
+            Err(WriteError::Blocked) => {
+                mark!("stream/blocked");
+                return Ok(0);
+            }
             Err(WriteError::Stopped(code)) => reason_of(code),
             Err(WriteError::ClosedStream) => ResetReason::Reset,
         };
@@ -452,7 +457,16 @@ impl Mux {
         if open.read_finished {
             return Ok(Read::Finished);
         }
-        let read = read_some(connection, quic(id), max);
+        let mut read = read_some(connection, quic(id), max);
+        if planted!(EarlyFinish, 64) && matches!(read, Ok(Read::Blocked)) {
+            read = Ok(Read::Finished);
+        }
+        if planted!(ReorderStreamBytes, 64)
+            && let Ok(Read::Data(bytes)) = &mut read
+        {
+            let half = bytes.len() / 2;
+            *bytes = [&bytes[half..], &bytes[..half]].concat().into();
+        }
         match &read {
             Ok(Read::Finished) => {
                 open.read_finished = true;
@@ -490,6 +504,7 @@ impl Mux {
             && open.finished
             && open.read_finished
         {
+            mark!("stream/finished");
             self.streams.remove(&id);
         }
     }
@@ -497,6 +512,9 @@ impl Mux {
     /// Give a stream up in both directions.
     pub fn reset(&mut self, connection: &mut Connection, id: u64, reason: ResetReason) {
         if self.streams.remove(&id).is_some() {
+            if reason == ResetReason::Refused {
+                mark!("stream/refused");
+            }
             let code = code_of(reason);
             // One half may have ended by itself.
             let _ = connection.send_stream(quic(id)).reset(code);
@@ -519,6 +537,7 @@ impl Mux {
         if fits {
             let bytes = wire::datagram(source, port, payload);
             if connection.datagrams().send_buffer_space() < bytes.len() {
+                mark!("datagram/dropped");
                 // QUIC makes room by dropping the oldest.
                 self.datagrams_dropped += 1;
             }
@@ -532,7 +551,10 @@ impl Mux {
                 ) => self.datagrams_dropped += 1,
             }
             self.note_unsent(connection);
-        } else if !send_large(connection, source, port, payload) {
+        } else if send_large(connection, source, port, payload) {
+            mark!("datagram/as-stream");
+        } else {
+            mark!("datagram/dropped");
             self.datagrams_dropped += 1;
         }
     }

@@ -209,7 +209,9 @@ impl Signaling {
 
         let restarted = self.peer_incarnation() != Some(envelope.incarnation);
         if restarted {
-            if offer.is_none_or(|offer| offer.echo != self.challenge) {
+            let proven = offer.is_some_and(|offer| offer.echo == self.challenge);
+            if !proven && !planted!(AcceptStaleIncarnation) {
+                mark!("signal/unproven");
                 self.announce(now);
                 return Err(Rejected::Unproven);
             }
@@ -219,6 +221,7 @@ impl Signaling {
         if !accepted.window.accept(envelope.sequence)
             || !accepted.window.is_latest(envelope.sequence)
         {
+            mark!("signal/stale");
             return Err(Rejected::Stale);
         }
 
@@ -227,11 +230,15 @@ impl Signaling {
         let mut behind = !accepted.knows_us;
         if let Some(offer) = offer {
             behind |= offer.epoch < accepted.epoch;
+            if planted!(EpochRace) && offer.epoch != accepted.epoch {
+                accepted.epoch = accepted.epoch.max(offer.epoch).saturating_add(1);
+            }
             if offer.epoch >= accepted.epoch {
                 accepted.epoch = offer.epoch;
                 credentials = Some(offer.credentials.clone());
             }
         }
+        mark!("signal/accepted");
         if restarted || (behind && !snapshot.goodbye) {
             self.announce(now);
         }
@@ -278,6 +285,9 @@ impl Signaling {
         let quarter_ms = self.repeat.as_millis() as u64 / 4;
         let jitter = Duration::from_millis(self.entropy.below(quarter_ms.max(1)));
         let at = now.mono + self.repeat + jitter;
+        if self.repeat > REPEAT_FIRST {
+            mark!("signal/repeated");
+        }
         self.repeat = (self.repeat * 2).min(REPEAT_LAST);
         Some(at)
     }

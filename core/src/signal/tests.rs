@@ -217,3 +217,36 @@ fn an_unanswered_node_repeats_itself_forever_and_calms_down() {
         gaps[49]
     );
 }
+
+#[cfg(feature = "simulation")]
+#[test]
+fn a_forged_goodbye_is_refused_unless_that_mistake_is_planted() {
+    use crate::simulation::{Mutant, forged_goodbye, plant};
+
+    let now = start();
+    let (mut a, mut b) = (End::new(1, 2, 11, now), End::new(2, 1, 22, now));
+    let said = meet(&mut a, &mut b);
+    let forged = forged_goodbye(&said[0], &Seed::new([7; 32])).unwrap();
+    assert_eq!(Envelope::parse(&forged).unwrap_err(), EnvelopeError::Forged);
+    plant(Some(Mutant::TrustUnsigned));
+    let news = b.hear(&forged);
+    plant(None);
+    assert!(news.unwrap().goodbye);
+}
+
+#[cfg(feature = "simulation")]
+#[test]
+fn a_recording_of_an_earlier_run_is_accepted_only_if_that_mistake_is_planted() {
+    use crate::simulation::{Mutant, plant};
+
+    let now = start();
+    let (mut a, mut b) = (End::new(1, 2, 11, now), End::new(2, 1, 22, now));
+    let said = meet(&mut a, &mut b);
+    let mut again = End::new(1, 2, 33, a.now);
+    meet(&mut again, &mut b);
+    assert_eq!(b.hear(&said[3]).unwrap_err(), Rejected::Unproven);
+    plant(Some(Mutant::AcceptStaleIncarnation));
+    let news = b.hear(&said[3]);
+    plant(None);
+    assert!(news.unwrap().restarted);
+}
