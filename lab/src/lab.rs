@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Builder, Direction, Error, LinkSpec, Nat, PUB, SERVERS,
+    Builder, Direction, Door, Error, LinkSpec, Nat, PUB, SERVERS,
     link::{self, Wire},
     make::ip,
     netns,
@@ -289,6 +289,14 @@ impl Lab {
     /// [`Error::Unknown`], or [`Error::Io`] if the lab is not up.
     pub fn run_in<T: Send>(&self, name: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         netns::run_in(&self.namespace(name)?, work)
+    }
+
+    /// A way into the namespace of a node, a router or [`PUB`], for a thread that stays there.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], or [`Error::Io`] if the lab is not up.
+    pub fn door(&self, name: &str) -> Result<Door, Error> {
+        netns::open(&self.namespace(name)?).map(Door)
     }
 
     /// Makes a router forget every mapping, as a restart would. Flows from inside get a new

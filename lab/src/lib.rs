@@ -54,6 +54,7 @@ pub use error::Error;
 pub use lab::{Guard, Lab, LinkStatus, NamespaceStatus, Role, Status};
 pub use link::{Direction, LinkSpec, SPEC_LENGTH_MAX};
 pub use nat::{Filtering, Mapping, Nat, TCP_PORTS_MAX, Unsolicited};
+pub use netns::Door;
 pub use tools::preconditions;
 pub use topology::{
     Builder, NAME_LENGTH_MAX, NODES_MAX, PREFIX_LENGTH_MAX, PUB, Place, ROUTERS_MAX, SERVERS,

@@ -41,6 +41,21 @@ fn enter(namespace: &File) -> io::Result<()> {
     }
 }
 
+/// A way into a namespace, for threads that are to live there.
+#[derive(Debug)]
+pub struct Door(pub(crate) File);
+
+impl Door {
+    /// Moves the calling thread, and what it starts from now on, into the namespace for good.
+    /// A namespace whose lab is taken down lives on until its last thread has ended.
+    ///
+    /// # Errors
+    /// Without the privilege.
+    pub fn enter(&self) -> io::Result<()> {
+        enter(&self.0)
+    }
+}
+
 /// Makes `command` start inside `namespace`.
 pub(crate) fn enter_in_child(command: &mut Command, namespace: File) {
     // SAFETY: between fork and exec the closure calls setns only, which is

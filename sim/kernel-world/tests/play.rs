@@ -1,0 +1,248 @@
+//! Plans, played with the real program between kernel NATs.
+//!
+//! Needs root, `ip`, `nft`, coturn, and `holdfast` and `holdfast-wire` built. Without root the
+//! tests say that they were skipped; where `CI=true` they fail.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use holdfast_core::status::LinkState;
+use holdfast_kernel_world::{play, stage::can_run};
+use holdfast_net_model::NatConfig;
+use holdfast_plan::topology::{default_links, nat_address, node_address};
+use holdfast_plan::{
+    Action, ClockSpec, Journal, NatIndex, NatSpec, NodeIndex, NodeSpec, Op, OpId, OpKind,
+    PathClass, Place, Plan, PlayError, Servers, Service, Side, Step, Topology, TraceMode,
+    Transport, Wanted, What,
+};
+
+const MEGABYTE: u64 = 1 << 20;
+const A: NodeIndex = NodeIndex(0);
+const B: NodeIndex = NodeIndex(1);
+
+fn nat(index: u16, config: fn(Ipv4Addr) -> NatConfig) -> NatSpec {
+    NatSpec {
+        name: format!("home-{index}"),
+        config: config(nat_address(NatIndex(index), Place::Public)),
+        place: Place::Public,
+        links: default_links(),
+    }
+}
+
+fn node(index: u16, place: Place) -> NodeSpec {
+    NodeSpec {
+        name: char::from(b'a' + index as u8).to_string(),
+        place,
+        address: node_address(NodeIndex(index), place),
+        links: default_links(),
+        cluster: holdfast_plan::CLUSTER,
+        poses_as: None,
+        clock: ClockSpec::default(),
+        turn: vec![Transport::Udp, Transport::Tcp],
+        stun: true,
+    }
+}
+
+/// Two nodes, each behind such a NAT, that start at once.
+fn pair(name: &str, config: fn(Ipv4Addr) -> NatConfig, class: PathClass) -> Plan {
+    let mut plan = Plan {
+        name: name.to_owned(),
+        seed: 1,
+        topology: Topology {
+            nats: vec![nat(0, config), nat(1, config)],
+            nodes: (0..2)
+                .map(|n| node(n, Place::Behind(NatIndex(n))))
+                .collect(),
+            servers: Servers {
+                brokers: 1,
+                links: default_links(),
+            },
+        },
+        steps: Vec::new(),
+        healed_at: Duration::ZERO,
+        ends_at: Duration::from_secs(30),
+        ends_when_settled: true,
+        wanted: vec![Wanted {
+            a: A,
+            b: B,
+            class: Some(class),
+        }],
+    };
+    step(&mut plan, 0, Action::Start(A));
+    step(&mut plan, 0, Action::Start(B));
+    plan
+}
+
+fn step(plan: &mut Plan, at_ms: u64, action: Action) {
+    plan.steps.push(Step {
+        at: Duration::from_millis(at_ms),
+        label: format!("{action:?}"),
+        action,
+    });
+}
+
+fn talk(plan: &mut Plan, at_ms: u64, service: Service, kind: OpKind) -> OpId {
+    let id = OpId(plan.steps.len() as u32);
+    let op = Op {
+        id,
+        name: format!("{service:?}"),
+        from: A,
+        to: B,
+        service,
+        kind,
+    };
+    step(plan, at_ms, Action::Traffic(op));
+    id
+}
+
+fn stream(bytes: u64) -> OpKind {
+    OpKind::Stream {
+        bytes,
+        patience: Duration::from_secs(10),
+    }
+}
+
+/// The journal, printed when the test fails later.
+fn played(plan: &Plan, mode: TraceMode) -> Journal {
+    let journal = play(plan, mode).unwrap();
+    for entry in &journal.entries {
+        println!(
+            "{:>9.3} {:?} {:?}",
+            entry.at.as_secs_f64(),
+            entry.node,
+            entry.what
+        );
+    }
+    journal
+}
+
+fn figure(line: &str) {
+    // Not by `println!`, which the test harness swallows.
+    let _ = writeln!(io::stderr(), "figure: {line}");
+}
+
+fn assert_settled(plan: &Plan, journal: &Journal, class: PathClass) {
+    assert!(journal.ended_at < plan.ends_at, "it never settled");
+    let finals = journal
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Final(link) => Some(link),
+            _ => None,
+        });
+    let finals: Vec<_> = finals.collect();
+    assert_eq!(finals.len(), 2, "one for each end: {finals:?}");
+    for link in finals {
+        assert_eq!(link.state, LinkState::Up);
+        assert_eq!(link.class, Some(class));
+    }
+    let in_order = journal.entries.is_sorted_by_key(|entry| entry.at);
+    assert!(in_order, "entries are in order of time");
+}
+
+fn assert_no_errors(journal: &Journal) {
+    let is_error = |what: &What| matches!(what, What::Error { .. } | What::StrangeDatagram { .. });
+    let found = journal.entries.iter().find(|entry| is_error(&entry.what));
+    assert_eq!(found, None);
+}
+
+#[test]
+fn two_nodes_behind_home_nats_echo_a_megabyte_and_settle() {
+    if !can_run() {
+        return;
+    }
+    let mut plan = pair("echo", NatConfig::home, PathClass::Direct);
+    let echo = talk(&mut plan, 500, Service::Echo, stream(MEGABYTE));
+    let sink = talk(&mut plan, 500, Service::Sink, stream(MEGABYTE));
+    let datagrams = OpKind::Datagrams {
+        count: 50,
+        interval: Duration::from_millis(10),
+        len_bytes: 200,
+    };
+    let pace = talk(&mut plan, 3_000, Service::Echo, datagrams);
+    let pour = talk(&mut plan, 3_000, Service::Sink, datagrams);
+    let forbidden = talk(
+        &mut plan,
+        3_000,
+        Service::Forbidden,
+        OpKind::Stream {
+            bytes: 100,
+            patience: Duration::ZERO,
+        },
+    );
+    let journal = played(&plan, TraceMode::Full);
+    assert_settled(&plan, &journal, PathClass::Direct);
+    assert_no_errors(&journal);
+    for op in [echo, sink] {
+        let client = journal.client(op).unwrap();
+        assert!(client.complete, "{client:?}");
+        let mut servers = journal.streams().map(|(_, report)| report);
+        let server = servers.find(|r| r.side == Side::Server && r.op == Some(op) && r.complete);
+        let server = server.unwrap();
+        assert_eq!(server.received, MEGABYTE);
+        assert_eq!(server.peer, Some(A));
+    }
+    for op in [pace, pour] {
+        let report = journal.datagrams(op).unwrap();
+        assert_eq!((report.sent, report.received), (50, 50), "{report:?}");
+    }
+    let refused = journal.client(forbidden).unwrap();
+    assert!(
+        refused.reset.is_some() && refused.received == 0,
+        "{refused:?}"
+    );
+    assert!(
+        !journal
+            .streams()
+            .any(|(_, r)| r.side == Side::Server && r.op == Some(forbidden))
+    );
+    let lines = journal.trace.lines();
+    assert!(
+        lines.iter().any(|line| line.contains("\"kind\":\"rx\"")),
+        "no record in the trace"
+    );
+    figure(&format!(
+        "played in {:?}, {} lines of trace",
+        journal.ended_at,
+        lines.len()
+    ));
+}
+
+#[test]
+fn a_crashed_node_comes_back_and_its_link_settles_again() {
+    if !can_run() {
+        return;
+    }
+    let mut plan = pair("crash", NatConfig::symmetric, PathClass::Relay);
+    step(&mut plan, 3_000, Action::Crash(B));
+    step(&mut plan, 3_500, Action::Start(B));
+    let echo = talk(&mut plan, 3_600, Service::Echo, stream(10_000));
+    plan.healed_at = Duration::from_millis(3_500);
+    let journal = played(&plan, TraceMode::Off);
+    assert_settled(&plan, &journal, PathClass::Relay);
+    assert_no_errors(&journal);
+    assert!(journal.client(echo).unwrap().complete);
+    let saw = |wanted: fn(&What) -> bool| {
+        let found = journal.entries.iter().filter(|entry| wanted(&entry.what));
+        found.count()
+    };
+    assert_eq!(saw(|what| matches!(what, What::Started)), 3);
+    assert_eq!(saw(|what| matches!(what, What::Ended { clean: false })), 1);
+    assert_eq!(
+        saw(|what| matches!(what, What::PeerRestarted { peer } if *peer == B)),
+        1
+    );
+    assert_eq!(journal.trace.digest(), (0, 0));
+}
+
+#[test]
+fn what_this_world_lacks_is_refused_before_anything_is_made() {
+    let mut plan = pair("cut", NatConfig::home, PathClass::Direct);
+    let cut = holdfast_plan::NetworkFault::Cut { from: A, to: B };
+    step(&mut plan, 0, Action::Network(cut));
+    let refused = play(&plan, TraceMode::Off).unwrap_err();
+    assert!(matches!(refused, PlayError::Unsupported { what, .. } if what == "cut"));
+}
