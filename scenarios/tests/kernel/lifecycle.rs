@@ -133,7 +133,7 @@ fn a_link_outlives_its_broker_and_a_restarted_peer_needs_only_another_one() {
     world.wait_up(1, 2);
     world.end_brokers();
     ask(&world, 1, 2, PORTS[0], BOUND).unwrap();
-    world.start_broker(1);
+    world.start_broker(1).unwrap();
     let started = Instant::now();
     world.kill(2);
     world.start_again(2);

@@ -1,28 +1,22 @@
 //! A lab with coturn, brokers and nodes in it, and questions to ask the nodes.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use holdfast_lab::coturn::{Config as CoturnConfig, Coturn};
+use holdfast_kernel_world::config::NodeConfig;
+pub use holdfast_kernel_world::stage::{BROKER_PORT, TURN_PORT};
+use holdfast_kernel_world::stage::{CLUSTER_SECRET_FILE, Stage, TURN_SECRET_FILE, can_run};
 use holdfast_lab::process::{Process, wait_for, wait_for_value};
-use holdfast_lab::{Builder, Guard, Lab, PUB, SERVERS, preconditions};
+use holdfast_lab::{Builder, SERVERS};
 use serde_json::Value;
 
-/// Where coturn is.
-pub const TURN_PORT: u16 = 3478;
-/// Where the broker is.
-pub const BROKER_PORT: u16 = 7000;
 /// Where a node's admin page is, in its own namespace.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
 
@@ -39,9 +33,6 @@ pub const BOUND: Duration = Duration::from_secs(10);
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of a node's log a failed test prints, bytes.
 const LOG_TAIL_BYTES: usize = 6_000;
-
-/// Two processors are too few to measure two meshes at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The virtual address of the node of that number.
 pub fn vip(node: u8) -> Ipv4Addr {
@@ -65,62 +56,35 @@ pub struct NodeOptions {
 /// A lab in which a mesh can live. Dropping it ends everything; after a panic it prints the
 /// logs first.
 pub struct World {
-    // In the order in which they end.
-    nodes: BTreeMap<u8, Process>,
-    brokers: Vec<Process>,
-    coturn: Option<Coturn>,
-    pub lab: Guard,
+    stage: Stage,
     count: u8,
-    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for World {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Stage {
+        &mut self.stage
+    }
 }
 
 impl World {
     /// A lab with coturn and a broker. The nodes are `node-1` to `node-COUNT`. `None` where
     /// there is no privilege to make it.
     pub fn new(count: u8, describe: impl FnOnce(Builder) -> Builder) -> Option<World> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let lab = describe(Lab::builder(&prefix()?)).build().unwrap();
-        let lab = lab.up_guarded().unwrap();
-        let mut world = World {
-            nodes: BTreeMap::new(),
-            brokers: Vec::new(),
-            coturn: None,
-            lab,
-            count,
-            _turn: turn,
-        };
-        let folder = world.lab.folder();
-        write_secret(&folder.join("cluster.secret"), &"5a".repeat(32));
-        world.coturn = Some(world.start_coturn());
-        world.start_broker(0);
-        Some(world)
-    }
-
-    fn start_coturn(&self) -> Coturn {
-        let secret = "coturn-and-nodes-share-this";
-        write_secret(&self.lab.folder().join("turn.secret"), secret);
-        Coturn::start(&self.lab, &CoturnConfig::new(secret)).unwrap()
-    }
-
-    /// Start a broker on one of the addresses of [`SERVERS`].
-    pub fn start_broker(&mut self, server: usize) {
-        let address = SocketAddr::from((SERVERS[server], BROKER_PORT));
-        let mut command = self.lab.command(PUB, binary()).unwrap();
-        command.args(["rendezvous", "--listen", &address.to_string()]);
-        let log = self.lab.folder().join(format!("broker-{server}.log"));
-        let mut broker = Process::spawn("broker", command, &log).unwrap();
-        let lab = &self.lab;
-        let answers = || lab.run_in(PUB, || TcpStream::connect(address).is_ok());
-        broker
-            .wait_ready(BOUND, |_| answers().unwrap_or(false))
-            .unwrap();
-        self.brokers.push(broker);
-    }
-
-    /// Kill all brokers.
-    pub fn end_brokers(&mut self) {
-        // Dropping a process kills it and waits for its end.
-        self.brokers.clear();
+        if !can_run() {
+            return None;
+        }
+        let mut stage = Stage::new(describe).unwrap();
+        stage.start_turn().unwrap();
+        stage.start_broker(0).unwrap();
+        Some(World { stage, count })
     }
 
     /// Write a node's configuration and start it.
@@ -129,22 +93,14 @@ impl World {
     }
 
     pub fn start_with(&mut self, node: u8, options: &NodeOptions) {
-        let path = self.lab.folder().join(format!("node-{node}.toml"));
-        fs::write(&path, self.config(node, options)).unwrap();
+        let config = self.config(node, options);
+        self.configure(&name(node), &config).unwrap();
         self.start_again(node);
     }
 
     /// Start a node with the configuration that it has.
     pub fn start_again(&mut self, node: u8) {
-        let folder = self.lab.folder();
-        let name = format!("node-{node}");
-        let mut command = self.lab.command(&name, binary()).unwrap();
-        command
-            .args(["mesh", "--config"])
-            .arg(folder.join(format!("{name}.toml")));
-        let log = folder.join(format!("{name}.log"));
-        let process = Process::spawn(&name, command, &log).unwrap();
-        self.nodes.insert(node, process);
+        self.stage.start(&name(node)).unwrap();
     }
 
     /// Start all nodes.
@@ -154,41 +110,35 @@ impl World {
         }
     }
 
-    fn config(&self, node: u8, options: &NodeOptions) -> String {
+    fn config(&self, node: u8, options: &NodeOptions) -> NodeConfig {
         let server = SERVERS[0];
-        let default = vec![format!("http://{server}:{BROKER_PORT}")];
-        let brokers = options.brokers.clone().unwrap_or(default);
-        let mut text = format!(
-            "id = \"node-{node}\"\ncluster_secret_file = \"cluster.secret\"\n\
-             brokers = {brokers:?}\nstun = [\"{server}:{TURN_PORT}\"]\ndump_dir = \"dumps-{node}\"\n\
-             log_format = \"human\"\n"
-        );
-        if options.wrong_key {
+        let broker = || vec![format!("http://{server}:{BROKER_PORT}")];
+        let turn = ["udp", "tcp"];
+        let turn = turn.map(|by| format!("turn:{server}:{TURN_PORT}?transport={by}"));
+        let key_file = options.wrong_key.then(|| {
             let key = self.lab.folder().join(format!("node-{node}.key"));
             self.make_key(&key);
-            text.push_str(&format!("key_file = {key:?}\n"));
+            key.display().to_string()
+        });
+        NodeConfig {
+            id: name(node),
+            cluster_secret_file: CLUSTER_SECRET_FILE.to_owned(),
+            key_file,
+            brokers: options.brokers.clone().unwrap_or_else(broker),
+            stun: vec![format!("{server}:{TURN_PORT}")],
+            turn: turn.to_vec(),
+            turn_secret_file: TURN_SECRET_FILE.to_owned(),
+            dump_dir: format!("dumps-{node}"),
+            log_format: "human",
+            allow: PORTS.to_vec(),
+            forward: [&PORTS[..], &[FORBIDDEN_PORT]].concat(),
+            peers: (1..=self.count).map(|n| (name(n), n.into())).collect(),
+            ..NodeConfig::default()
         }
-        for transport in ["udp", "tcp"] {
-            let _ = write!(
-                text,
-                "[[turn]]\nurl = \"turn:{server}:{TURN_PORT}?transport={transport}\"\n\
-                 secret_file = \"turn.secret\"\n"
-            );
-        }
-        for port in PORTS {
-            let _ = write!(text, "[[allow]]\nport = {port}\nudp = true\n");
-        }
-        for port in PORTS.into_iter().chain([FORBIDDEN_PORT]) {
-            let _ = write!(text, "[[forward]]\nport = {port}\nudp = true\n");
-        }
-        for peer in 1..=self.count {
-            let _ = write!(text, "[[peers]]\nid = \"node-{peer}\"\nvip = {peer}\n");
-        }
-        text
     }
 
     fn make_key(&self, path: &Path) {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.holdfast());
         command.args(["keys", "node", "--out"]).arg(path);
         let made = command.output().unwrap();
         assert!(made.status.success(), "{made:?}");
@@ -196,12 +146,14 @@ impl World {
 
     /// The process of a node.
     pub fn process(&mut self, node: u8) -> &mut Process {
-        self.nodes.get_mut(&node).expect("the node was started")
+        let process = self.stage.process(&name(node));
+        process.expect("the node was started")
     }
 
     /// Kill a node without a warning.
     pub fn kill(&mut self, node: u8) {
-        let mut process = self.nodes.remove(&node).expect("the node was started");
+        let process = self.stage.remove(&name(node));
+        let mut process = process.expect("the node was started");
         process.signal(libc::SIGKILL).unwrap();
         process.wait_end(BOUND).unwrap();
     }
@@ -271,8 +223,8 @@ impl World {
     }
 
     /// Resident memory of a node, KiB.
-    pub fn rss_kib(&self, node: u8) -> u64 {
-        let pid = self.nodes[&node].pid();
+    pub fn rss_kib(&mut self, node: u8) -> u64 {
+        let pid = self.process(node).pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let digits = line.unwrap().trim().trim_end_matches(" kB");
@@ -281,7 +233,7 @@ impl World {
 
     /// Run `holdfast` with these arguments in a node's namespace; its standard output.
     pub fn run(&self, node: u8, args: &[&str]) -> String {
-        let mut command = self.lab.command(&name(node), binary()).unwrap();
+        let mut command = self.lab.command(&name(node), self.holdfast()).unwrap();
         let ran = command.args(args).output().unwrap();
         assert!(ran.status.success(), "{args:?}: {ran:?}");
         String::from_utf8(ran.stdout).unwrap()
@@ -321,12 +273,13 @@ impl Drop for World {
             return;
         }
         let mut told = String::new();
-        for (node, process) in &self.nodes {
-            let log = process.log();
+        for node in 1..=self.count {
+            let name = name(node);
+            let log = fs::read(self.log_path(&name)).unwrap_or_default();
             let skipped = log.len().saturating_sub(LOG_TAIL_BYTES);
-            let tail = String::from_utf8_lossy(&log.as_bytes()[skipped..]);
-            let status = self.status(*node);
-            let _ = write!(told, "\n== node-{node}\n{tail}\n{status:#}\n");
+            let tail = String::from_utf8_lossy(&log[skipped..]);
+            let status = self.status(node);
+            let _ = write!(told, "\n== {name}\n{tail}\n{status:#}\n");
         }
         let _ = io::stderr().write_all(told.as_bytes());
     }
@@ -350,49 +303,6 @@ pub fn accept(listener: &TcpListener, bound: Duration) -> (TcpStream, SocketAddr
     stream.set_nonblocking(false).unwrap();
     limit(&stream, bound).unwrap();
     (stream, from)
-}
-
-/// A prefix that no other lab has, of this run or another; `None` where there is no privilege
-/// to make a lab, which on a build machine is a failure.
-fn prefix() -> Option<String> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    if let Err(why) = preconditions() {
-        let must_run = env::var_os("CI").is_some_and(|ci| ci == "true");
-        assert!(!must_run, "CI must run this test: {why}");
-        // Not by `eprintln!`, which the test harness swallows where a test passes.
-        let _ = writeln!(io::stderr(), "SKIPPED, not tested: {why}");
-        return None;
-    }
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let letter = char::from_digit(next % 36, 36).expect("it is less than 36");
-    // A process id has at most 22 bits.
-    Some(format!("k{letter}{:x}", process::id()))
-}
-
-/// The program that is tested.
-fn binary() -> PathBuf {
-    if let Some(path) = env::var_os("HOLDFAST_BIN") {
-        let path = PathBuf::from(path);
-        assert!(path.is_file(), "HOLDFAST_BIN: there is no {path:?}");
-        return path;
-    }
-    // This test is target/PROFILE/deps/NAME.
-    let own = env::current_exe().unwrap();
-    let path = own.ancestors().nth(2).unwrap().join("holdfast");
-    assert!(
-        path.is_file(),
-        "there is no {path:?}: `cargo build -p holdfast` makes it, or HOLDFAST_BIN names another"
-    );
-    path
-}
-
-fn write_secret(path: &Path, text: &str) {
-    // What is there may have mode 0400.
-    let _ = fs::remove_file(path);
-    let mut options = File::options();
-    options.write(true).create_new(true).mode(0o400);
-    let mut file = options.open(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
 }
 
 /// How long something took, and what came of it.

@@ -264,13 +264,6 @@ impl Stage {
         self.nodes.get_mut(name)
     }
 
-    /// The processes of all nodes, by their names.
-    pub fn processes(&self) -> impl Iterator<Item = (&str, &Process)> {
-        self.nodes
-            .iter()
-            .map(|(name, process)| (name.as_str(), process))
-    }
-
     /// Take a node's process out of the stage; dropping it kills it.
     pub fn remove(&mut self, name: &str) -> Option<Process> {
         self.nodes.remove(name)
