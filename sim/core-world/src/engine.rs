@@ -1,0 +1,528 @@
+//! The engine: virtual time, the network, and who is called when.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use holdfast_core::entropy::{Entropy, Seed};
+use holdfast_core::identity::PublicKey;
+use holdfast_core::time::Now;
+use holdfast_net_model::{
+    Delivery, Draw, HostId, Network, Packet, Protocol, Stream, Streams, TopologyError,
+};
+use holdfast_plan::{
+    BROKER_PORT, Built, ClockSpec, Figures, Journal, SERVERS, TURN_PORT, Topology, TraceMode,
+    UDP_PORT, Wanted,
+};
+use holdfast_servers::turn;
+
+use crate::clock::Clock;
+use crate::node::Node;
+use crate::ops::OpState;
+use crate::servers::{Broker, BrokerLoss, Turn};
+use crate::tcp::{self, Segment, SocketEvent, Stack};
+use crate::timers::{Due, Timers};
+
+/// Bytes of IPv4 and UDP headers.
+const UDP_HEADERS: u32 = 28;
+/// Envelopes that are remembered for replays.
+pub(crate) const POSTED_MAX: usize = 65_536;
+
+/// What travels through the network.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// A datagram's content.
+    Udp(BytesMut),
+    /// A segment.
+    Tcp(Box<Segment>),
+}
+
+/// Something that happens once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Once {
+    /// A step of the plan, by its position.
+    Step(usize),
+    /// An operation has something to do, by its position.
+    Op(usize),
+    /// Look at queues, and whether everything has settled.
+    Look,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Node(usize),
+    Server(usize),
+}
+
+/// An envelope that a node posted.
+#[derive(Clone, Debug)]
+pub struct Posted {
+    /// Who posted it.
+    pub from: usize,
+    /// The receiver.
+    pub to: PublicKey,
+    /// It.
+    pub envelope: Bytes,
+}
+
+/// Machines in virtual time over a network model. One seed, one history.
+///
+/// A test steers it by hand: [`World::start`], [`World::run`], [`World::call`] and the public
+/// fields. [`crate::play`] steers it by a plan.
+pub struct World {
+    /// The network, to disturb.
+    pub net: Network<Payload>,
+    /// Which of its hosts is what.
+    pub built: Built,
+    /// The nodes, in the order of the topology.
+    pub nodes: Vec<Node>,
+    /// What brokers do wrong.
+    pub broker_loss: BrokerLoss,
+    /// Everything that nodes posted, the latest [`POSTED_MAX`].
+    pub posted: Vec<Posted>,
+    /// What was observed.
+    pub journal: Journal,
+    /// Streams that are over can still be looked at, and are not reported.
+    pub keeps_streams: bool,
+    pub(crate) now: Duration,
+    pub(crate) seed: Seed,
+    pub(crate) clock: Clock,
+    pub(crate) timers: Timers<Once>,
+    pub(crate) turn: Option<Turn>,
+    turn_runs: u64,
+    pub(crate) brokers: Vec<Option<Broker>>,
+    broker_runs: u64,
+    pub(crate) stacks: Vec<Stack>,
+    pub(crate) ops: Vec<OpState>,
+    pub(crate) links_changed: bool,
+    roles: Vec<Role>,
+    dirty: Vec<usize>,
+    draws: Draws,
+    deliveries: Vec<Delivery<Payload>>,
+    pub(crate) buf: Vec<u8>,
+    pub(crate) figures: Figures,
+    pub(crate) wanted: Vec<Wanted>,
+}
+
+impl World {
+    /// A topology whose nodes do not run yet.
+    ///
+    /// # Errors
+    /// When two things have one address, or there are too many.
+    pub fn new(topology: &Topology, seed: Seed, mode: TraceMode) -> Result<World, TopologyError> {
+        let (net, built) = topology.build()?;
+        let mut roles = vec![Role::Server(0); built.servers.len() + built.nodes.len()];
+        let mut stacks = vec![None; roles.len()];
+        for (n, host) in built.servers.iter().enumerate() {
+            roles[host.index()] = Role::Server(n);
+            stacks[host.index()] = Some(SERVERS[n]);
+        }
+        for (n, host) in built.nodes.iter().enumerate() {
+            roles[host.index()] = Role::Node(n);
+            stacks[host.index()] = Some(topology.nodes[n].address);
+        }
+        let stack = |ip: Option<std::net::Ipv4Addr>| Stack::new(ip.expect("every host").into());
+        let nodes = Node::all(topology, &built);
+        let processes = nodes.len() + 1 + SERVERS.len() + roles.len();
+        let mut world = World {
+            net,
+            nodes,
+            broker_loss: BrokerLoss::default(),
+            posted: Vec::new(),
+            journal: Journal::new(mode),
+            keeps_streams: false,
+            now: Duration::ZERO,
+            clock: Clock::new(ClockSpec::default()),
+            timers: Timers::new(processes),
+            turn: None,
+            turn_runs: 0,
+            brokers: built.servers.iter().map(|_| None).collect(),
+            broker_runs: 0,
+            stacks: stacks.into_iter().map(stack).collect(),
+            ops: Vec::new(),
+            links_changed: false,
+            roles,
+            dirty: Vec::new(),
+            draws: Draws::new(seed.fork("network")),
+            deliveries: Vec::new(),
+            buf: Vec::new(),
+            figures: Figures::default(),
+            wanted: Vec::new(),
+            built,
+            seed,
+        };
+        world.set_turn(true);
+        for broker in 0..world.brokers.len() {
+            world.set_broker(broker, true);
+        }
+        Ok(world)
+    }
+
+    /// The world's time.
+    #[must_use]
+    pub const fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// The world's time as a machine with true clocks is told it.
+    #[must_use]
+    pub fn true_now(&self) -> Now {
+        self.clock.now(self.now)
+    }
+
+    /// Datagrams and events so far.
+    #[must_use]
+    pub const fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    // ---- time ----
+
+    /// Run for a while.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.step(end).is_some() {}
+        self.now = end;
+    }
+
+    /// Run until `done`, or for `limit`; returns how long it took if it was reached.
+    pub fn run_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&World) -> bool,
+    ) -> Option<Duration> {
+        let start = self.now;
+        let end = start + limit;
+        while !done(self) {
+            if self.step(end).is_none() {
+                self.now = end;
+                return done(self).then_some(limit);
+            }
+        }
+        Some(self.now - start)
+    }
+
+    /// Work off the next moment at or before `end`: `None` when there is none, else what of
+    /// the plan is due.
+    #[inline]
+    pub(crate) fn step(&mut self, end: Duration) -> Option<Option<Once>> {
+        let net = self.net.deadline().unwrap_or(Duration::MAX);
+        let timer = self.timers.next().unwrap_or(Duration::MAX);
+        let next = net.min(timer);
+        if next > end {
+            return None;
+        }
+        self.now = self.now.max(next);
+        self.figures.events += 1;
+        if net <= timer {
+            let mut deliveries = std::mem::take(&mut self.deliveries);
+            self.net.poll(self.now, &mut self.draws, &mut deliveries);
+            for delivery in deliveries.drain(..) {
+                self.deliver(delivery);
+            }
+            self.deliveries = deliveries;
+            self.flush();
+            return Some(None);
+        }
+        match self.timers.pop() {
+            None => Some(None),
+            Some(Due::Once(what)) => Some(Some(what)),
+            Some(Due::Process(process)) => {
+                self.wake(process);
+                self.flush();
+                Some(None)
+            }
+        }
+    }
+
+    fn wake(&mut self, process: usize) {
+        let nodes = self.nodes.len();
+        if process < nodes {
+            return self.wake_node(process);
+        }
+        let process = process - nodes;
+        if process == 0 {
+            if let Some(turn) = &mut self.turn {
+                turn.machine.handle_deadline(self.clock.now(self.now));
+                self.drain_turn();
+            }
+        } else if process <= SERVERS.len() {
+            let now = self.clock.now(self.now);
+            if let Some(Some(broker)) = self.brokers.get_mut(process - 1) {
+                broker.handle_deadline(now);
+                self.touch(self.built.servers[process - 1]);
+            }
+        } else {
+            let host = process - 1 - SERVERS.len();
+            self.stacks[host].handle_deadline(self.now);
+            self.touch_host(host);
+        }
+    }
+
+    // ---- packets ----
+
+    fn deliver(&mut self, delivery: Delivery<Payload>) {
+        let Delivery { to, packet, .. } = delivery;
+        let Some(&role) = self.roles.get(to.index()) else {
+            return; // a host without processes: a stranger's
+        };
+        let data = match packet.payload {
+            Payload::Tcp(segment) => {
+                let stack = &mut self.stacks[to.index()];
+                stack.handle(self.now, packet.src, packet.dst, *segment);
+                return self.touch(to);
+            }
+            Payload::Udp(data) => data,
+        };
+        match role {
+            Role::Node(node) if packet.dst.port() == UDP_PORT => {
+                self.node_datagram(node, packet.src, packet.dst.ip(), data);
+            }
+            Role::Server(0) => self.turn_datagram(packet.src, packet.dst.port(), &data),
+            Role::Node(_) | Role::Server(_) => {}
+        }
+    }
+
+    /// A host sends a datagram.
+    pub fn send_udp(&mut self, from: HostId, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
+        self.figures.datagrams += 1;
+        let packet = Packet {
+            protocol: Protocol::Udp,
+            src,
+            dst,
+            len_bytes: payload.len() as u32 + UDP_HEADERS,
+            payload: Payload::Udp(BytesMut::from(payload)),
+        };
+        self.net.send(self.now, from, packet, &mut self.draws);
+    }
+
+    pub(crate) fn touch(&mut self, host: HostId) {
+        self.touch_host(host.index());
+    }
+
+    fn touch_host(&mut self, host: usize) {
+        if !self.dirty.contains(&host) {
+            self.dirty.push(host);
+        }
+    }
+
+    /// Carry out what stacks that were called want, until none wants anything.
+    pub(crate) fn flush(&mut self) {
+        while let Some(host) = self.dirty.pop() {
+            self.drain_stack(host);
+        }
+    }
+
+    fn drain_stack(&mut self, host: usize) {
+        loop {
+            if let Role::Server(server) = self.roles[host]
+                && let Some(broker) = &mut self.brokers[server]
+            {
+                broker.drain(self.now, &mut self.stacks[host]);
+                let deadline = broker.deadline().map(|at| self.clock.local_of(at));
+                self.timers.arm(self.nodes.len() + 1 + server, deadline);
+            }
+            match self.stacks[host].poll_output() {
+                None => break,
+                Some(tcp::Output::Send { src, dst, segment }) => {
+                    let packet = Packet {
+                        protocol: Protocol::Tcp,
+                        src,
+                        dst,
+                        len_bytes: segment.len_bytes(),
+                        payload: Payload::Tcp(segment),
+                    };
+                    let from = self.host_of(host);
+                    self.net.send(self.now, from, packet, &mut self.draws);
+                }
+                Some(tcp::Output::Event { conn, port, event }) => match self.roles[host] {
+                    Role::Node(node) => self.node_socket(node, conn, event),
+                    Role::Server(server) => self.server_socket(server, conn, port, event),
+                },
+            }
+        }
+        let process = self.nodes.len() + 1 + SERVERS.len() + host;
+        self.timers.arm(process, self.stacks[host].deadline());
+    }
+
+    fn host_of(&self, host: usize) -> HostId {
+        match self.roles[host] {
+            Role::Node(node) => self.built.nodes[node],
+            Role::Server(server) => self.built.servers[server],
+        }
+    }
+
+    // ---- servers ----
+
+    fn server_socket(&mut self, server: usize, conn: tcp::ConnId, port: u16, event: SocketEvent) {
+        let now = (self.clock.now(self.now), self.now);
+        let stack = &mut self.stacks[self.built.servers[server].index()];
+        if port == BROKER_PORT {
+            match &mut self.brokers[server] {
+                Some(broker) => broker.handle_socket(now, self.broker_loss, stack, conn, event),
+                None => stack.abort(conn),
+            }
+        } else if let Some(turn) = &mut self.turn {
+            turn.handle_socket(now, stack, conn, event);
+            self.drain_turn();
+        } else {
+            stack.abort(conn);
+        }
+    }
+
+    /// A broker goes or comes; what it kept is lost.
+    pub fn set_broker(&mut self, broker: usize, up: bool) {
+        let Some(&host) = self.built.servers.get(broker) else {
+            return;
+        };
+        self.stacks[host.index()].listen(BROKER_PORT, up);
+        self.stacks[host.index()].abort_all(Some(BROKER_PORT));
+        self.broker_runs += 1;
+        let seed = self
+            .seed
+            .fork(&format!("broker/{broker}/{}", self.broker_runs));
+        let now = self.clock.now(self.now);
+        self.brokers[broker] = up.then(|| Broker::new(&seed, now));
+        self.touch(host);
+        self.flush();
+    }
+
+    /// The TURN server goes or comes; its allocations are lost.
+    pub fn set_turn(&mut self, up: bool) {
+        let host = self.built.servers[0];
+        self.stacks[host.index()].listen(TURN_PORT, up);
+        self.stacks[host.index()].abort_all(Some(TURN_PORT));
+        self.turn_runs += 1;
+        let seed = self.seed.fork(&format!("turn/{}", self.turn_runs));
+        let now = self.clock.now(self.now);
+        self.turn = up.then(|| Turn::new(&seed, now));
+        self.touch(host);
+        self.flush();
+    }
+
+    fn turn_datagram(&mut self, from: SocketAddr, port: u16, data: &[u8]) {
+        let Some(turn) = &mut self.turn else {
+            return;
+        };
+        let now = self.clock.now(self.now);
+        let mut buf = std::mem::take(&mut self.buf);
+        let forward = if port == TURN_PORT {
+            turn.machine.client_datagram(now, from, data)
+        } else {
+            buf.clear();
+            buf.resize(turn::HEADROOM + data.len() + turn::TAILROOM, 0);
+            buf[turn::HEADROOM..turn::HEADROOM + data.len()].copy_from_slice(data);
+            let len = data.len();
+            turn.machine.peer_datagram(now, port, from, &mut buf, len)
+        };
+        if let Some(forward) = forward {
+            let (path, data) = (forward.path, BytesMut::from(forward.data));
+            self.turn_forward(path, &data);
+        }
+        self.buf = buf;
+        self.drain_turn();
+    }
+
+    fn turn_forward(&mut self, path: turn::Path, data: &[u8]) {
+        let (host, ip) = (self.built.servers[0], SERVERS[0].into());
+        match path {
+            turn::Path::Client(to) => {
+                self.send_udp(host, SocketAddr::new(ip, TURN_PORT), to, data);
+            }
+            turn::Path::Peer { port, to } => {
+                self.send_udp(host, SocketAddr::new(ip, port), to, data);
+            }
+            turn::Path::Stream(client) => self.turn_write(client, data),
+        }
+    }
+
+    fn turn_write(&mut self, client: turn::TcpId, data: &[u8]) {
+        let host = self.built.servers[0];
+        let stack = &mut self.stacks[host.index()];
+        let conn = self.turn.as_ref().and_then(|turn| turn.conn(client));
+        // All of it or nothing: a stream that is too slow loses datagrams, as any path does.
+        if let Some(conn) = conn.filter(|conn| stack.room(*conn) >= data.len()) {
+            stack.write(self.now, conn, data);
+            self.touch(host);
+        }
+    }
+
+    fn drain_turn(&mut self) {
+        let now = self.clock.now(self.now);
+        while let Some(turn) = &mut self.turn {
+            let Some(output) = turn.machine.poll_output() else {
+                break;
+            };
+            match output {
+                turn::Output::Datagram { to, data } => {
+                    self.turn_forward(turn::Path::Client(to), &data);
+                }
+                turn::Output::PeerDatagram { port, to, data } => {
+                    self.turn_forward(turn::Path::Peer { port, to }, &data);
+                }
+                turn::Output::OpenRelay { port } => {
+                    turn.machine.handle(now, turn::Input::RelayOpened { port });
+                }
+                turn::Output::TcpWrite { client, data } => self.turn_write(client, &data),
+                turn::Output::TcpClose { client } => {
+                    if let Some(conn) = turn.forget(client) {
+                        let host = self.built.servers[0];
+                        self.stacks[host.index()].close(self.now, conn);
+                        self.touch(host);
+                    }
+                }
+                turn::Output::CloseRelay { .. } | turn::Output::Event(_) => {}
+            }
+        }
+        let deadline = self.turn.as_ref().and_then(|turn| turn.machine.deadline());
+        let deadline = deadline.map(|(at, _)| self.clock.local_of(at));
+        self.timers.arm(self.nodes.len(), deadline);
+    }
+}
+
+/// The network's randomness: one generator per device and purpose, forked on first use.
+struct Draws {
+    seed: Seed,
+    hosts: Vec<[Option<Box<Drawn>>; 2]>,
+    nats: Vec<[Option<Box<Drawn>>; 3]>,
+}
+
+struct Drawn(Entropy);
+
+impl Draw for Drawn {
+    fn next_u64(&mut self) -> u64 {
+        self.0.u64()
+    }
+}
+
+impl Draws {
+    const fn new(seed: Seed) -> Draws {
+        Draws {
+            seed,
+            hosts: Vec::new(),
+            nats: Vec::new(),
+        }
+    }
+}
+
+impl Streams for Draws {
+    #[inline]
+    fn of(&mut self, stream: Stream) -> &mut dyn Draw {
+        fn slot<T: Default>(all: &mut Vec<T>, index: usize) -> &mut T {
+            if all.len() <= index {
+                all.resize_with(index + 1, T::default);
+            }
+            &mut all[index]
+        }
+        let known = match stream {
+            Stream::HostUp(host) => &mut slot(&mut self.hosts, host.index())[0],
+            Stream::HostDown(host) => &mut slot(&mut self.hosts, host.index())[1],
+            Stream::NatUp(nat) => &mut slot(&mut self.nats, nat.index())[0],
+            Stream::NatDown(nat) => &mut slot(&mut self.nats, nat.index())[1],
+            Stream::NatPorts(nat) => &mut slot(&mut self.nats, nat.index())[2],
+        };
+        let seed = &self.seed;
+        let fork = || Box::new(Drawn(seed.fork(&stream.to_string()).rng()));
+        known.get_or_insert_with(fork).as_mut()
+    }
+}

@@ -1,0 +1,470 @@
+//! Playing a plan to its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use holdfast_core::entropy::{Entropy, Seed};
+use holdfast_core::identity::{Identity, PublicKey};
+use holdfast_core::mesh::Input;
+use holdfast_core::signal::envelope::seal;
+use holdfast_core::signal::snapshot::{Challenge, Snapshot};
+use holdfast_core::simulation::{forged_goodbye, take_marks};
+use holdfast_core::status::{LinkState, Queue};
+use holdfast_core::types::Incarnation;
+use holdfast_net_model::{Links, Uplink};
+use holdfast_plan::{
+    Action, Attack, Device, Journal, LinkFinal, NatIndex, NetworkFault, NodeIndex, Place, Plan,
+    PlayError, QueueReport, SETTLE, TraceMode, UDP_PORT, What, WorldKind,
+};
+
+use crate::engine::{Once, World};
+
+/// How often queues are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Events in one second of a world, above what any plan needs: more is a loop without end.
+const EVENTS_PER_SECOND_MAX: u64 = 20_000_000;
+/// Where attackers and strangers are.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
+/// Keys under which foreign envelopes are posted: above what one mailbox remembers.
+const FOREIGN_KEYS: u64 = 400;
+/// Envelopes of garbage.
+const GARBAGE: usize = 100;
+/// Operations of one plan.
+const OPS_MAX: usize = 1 << 20;
+
+fn failed(what: impl Into<String>) -> PlayError {
+    PlayError::World {
+        world: WorldKind::Core,
+        what: what.into(),
+    }
+}
+
+/// One run of one plan.
+struct Player<'a> {
+    plan: &'a Plan,
+    world: World,
+    stranger: holdfast_net_model::HostId,
+    entropy: Entropy,
+    steps_left: usize,
+    settled_since: Option<Duration>,
+    queues: BTreeMap<(Option<u16>, String), QueueReport>,
+}
+
+/// Play a plan to its end.
+pub(crate) fn play(plan: &Plan, mode: TraceMode) -> Result<Journal, PlayError> {
+    check(plan)?;
+    take_marks();
+    let mut player = Player::new(plan, mode)?;
+    player.run()?;
+    Ok(player.finish())
+}
+
+/// Plans are made by programs; a mistake in one is an error, never a panic.
+fn check(plan: &Plan) -> Result<(), PlayError> {
+    if let Some(problem) = crate::node::Node::problem(&plan.topology) {
+        return Err(failed(problem));
+    }
+    let (nodes, nats) = (plan.topology.nodes.len(), plan.topology.nats.len());
+    let node = |n: NodeIndex| n.index() < nodes;
+    let nat = |n: NatIndex| n.index() < nats;
+    let place = |p: Place| match p {
+        Place::Public => true,
+        Place::Behind(n) => nat(n),
+    };
+    let servers = plan.topology.servers.brokers.clamp(1, 2);
+    let fault = |fault: &NetworkFault| match fault {
+        NetworkFault::Link { device, .. } => match device {
+            Device::Node(n) => node(*n),
+            Device::Nat(n) => nat(*n),
+            Device::Server(n) => *n < servers,
+        },
+        NetworkFault::Cut { from, to } | NetworkFault::Mend { from, to } => {
+            node(*from) && node(*to)
+        }
+        NetworkFault::Flush(n)
+        | NetworkFault::Renumber { nat: n, .. }
+        | NetworkFault::UdpBlocked { nat: n, .. } => nat(*n),
+        NetworkFault::Move {
+            node: n, place: p, ..
+        } => node(*n) && place(*p),
+    };
+    let known = |action: &Action| match action {
+        Action::Start(n) | Action::Stop(n) | Action::Crash(n) | Action::Pause(n) => node(*n),
+        Action::Thaw(n) => node(*n),
+        Action::ClockStep { node: n, .. }
+        | Action::Attack { node: n, .. }
+        | Action::Strangers { node: n, .. } => node(*n),
+        Action::Network(what) => fault(what),
+        Action::Traffic(op) => node(op.from) && node(op.to) && op.from != op.to,
+        Action::Broker { .. } | Action::BrokerLoss { .. } | Action::Turn { .. } | Action::Mark => {
+            true
+        }
+    };
+    if let Some(step) = plan.steps.iter().find(|step| !known(&step.action)) {
+        return Err(failed(format!(
+            "{:?} names something that is not in the topology",
+            step.label
+        )));
+    }
+    let wanted = plan.wanted.iter().all(|w| node(w.a) && node(w.b));
+    let places = plan.topology.nodes.iter().all(|n| place(n.place));
+    let earlier = |(n, spec): (usize, &holdfast_plan::NatSpec)| match spec.place {
+        Place::Public => true,
+        Place::Behind(outer) => outer.index() < n,
+    };
+    if !wanted || !places || !plan.topology.nats.iter().enumerate().all(earlier) {
+        return Err(failed("the topology refers to something that is not in it"));
+    }
+    let ops: BTreeSet<_> = plan.ops().map(|op| op.id).collect();
+    if ops.len() != plan.ops().count() || ops.len() > OPS_MAX {
+        return Err(failed(
+            "two operations have one number, or there are too many",
+        ));
+    }
+    Ok(())
+}
+
+impl<'a> Player<'a> {
+    fn new(plan: &'a Plan, mode: TraceMode) -> Result<Player<'a>, PlayError> {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&plan.seed.to_le_bytes());
+        let seed = Seed::new(bytes);
+        let error = |error: holdfast_net_model::TopologyError| failed(error.to_string());
+        let mut world = World::new(&plan.topology, seed.clone(), mode).map_err(error)?;
+        world.wanted = plan.wanted.clone();
+        let stranger = world.add_stranger(STRANGER.into()).map_err(error)?;
+        for (n, step) in plan.steps.iter().enumerate() {
+            world.timers.once(step.at, Once::Step(n));
+        }
+        world.timers.once(LOOK_EVERY, Once::Look);
+        Ok(Player {
+            plan,
+            stranger,
+            world,
+            entropy: seed.fork("attacks").rng(),
+            steps_left: plan.steps.len(),
+            settled_since: None,
+            queues: BTreeMap::new(),
+        })
+    }
+
+    fn run(&mut self) -> Result<(), PlayError> {
+        let (mut second, mut events) = (Duration::ZERO, 0u64);
+        loop {
+            let until = match self.settled_since {
+                Some(since) => self.plan.ends_at.min(since + SETTLE),
+                None => self.plan.ends_at,
+            };
+            match self.world.step(until) {
+                None => {
+                    self.world.now = until;
+                    return Ok(());
+                }
+                Some(None) => {}
+                Some(Some(Once::Op(n))) => {
+                    self.world.go_on(n);
+                    self.world.flush();
+                    self.world.links_changed |= self.world.ops[n].done;
+                }
+                Some(Some(Once::Step(n))) => self.happen(n)?,
+                Some(Some(Once::Look)) => {
+                    self.look();
+                    let next = self.world.now + LOOK_EVERY;
+                    self.world.timers.once(next, Once::Look);
+                }
+            }
+            if self.plan.ends_when_settled && std::mem::take(&mut self.world.links_changed) {
+                self.judge();
+            }
+            events += 1;
+            if self.world.now >= second + Duration::from_secs(1) {
+                (second, events) = (self.world.now, 0);
+            } else if events > EVENTS_PER_SECOND_MAX {
+                return Err(failed(format!(
+                    "more than {EVENTS_PER_SECOND_MAX} events in the second after {second:?}: \
+                     something goes round without end"
+                )));
+            }
+        }
+    }
+
+    /// Whether everything is as it is wanted; it has to stay so for a while.
+    fn judge(&mut self) {
+        let settled = self.steps_left == 0
+            && self.world.ops.iter().all(|state| state.done)
+            && self.world.all_wanted();
+        self.settled_since = match (settled, self.settled_since) {
+            (false, _) => None,
+            (true, None) => Some(self.world.now),
+            (true, since) => since,
+        };
+    }
+
+    fn happen(&mut self, n: usize) -> Result<(), PlayError> {
+        let step = &self.plan.steps[n];
+        self.steps_left -= 1;
+        self.world.links_changed = true;
+        let now = self.world.now;
+        self.world.journal.note(now, None, What::Step { step: n });
+        let world = &mut self.world;
+        match &step.action {
+            Action::Start(node) => world.start(node.index()).map_err(|problems| {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                failed(problems.join("; "))
+            })?,
+            Action::Stop(node) => world.stop(node.index()),
+            Action::Crash(node) => world.kill(node.index()),
+            Action::Pause(node) => world.pause(node.index()),
+            Action::Thaw(node) => world.thaw(node.index()),
+            Action::ClockStep { node, by_ms } => world.step_clock(node.index(), *by_ms),
+            Action::Network(fault) => {
+                let built = world.built.clone();
+                let done = built.apply(fault, now, &mut world.net);
+                done.map_err(|error| failed(format!("{}: {error}", step.label)))?;
+                if let NetworkFault::Move { node, address, .. } = fault {
+                    world.moved(node.index(), *address);
+                }
+            }
+            Action::Broker { broker, up } => world.set_broker(usize::from(*broker), *up),
+            Action::BrokerLoss { lose, repeat } => {
+                world.broker_loss.lose = *lose;
+                world.broker_loss.repeat = *repeat;
+            }
+            Action::Turn { up } => world.set_turn(*up),
+            Action::Attack { node, attack } => self.attack(node.index(), *attack),
+            Action::Strangers { node, count } => self.strangers(node.index(), *count),
+            Action::Traffic(op) => {
+                world.begin(op.clone());
+                world.flush();
+            }
+            Action::Mark => {}
+        }
+        self.look();
+        Ok(())
+    }
+
+    // ---- attackers ----
+
+    /// What an outsider writes is posted at every broker; and as no broker is trusted, the node
+    /// is handed the same by one that checks nothing.
+    fn attack(&mut self, node: usize, attack: Attack) {
+        let mailbox = self.world.nodes[node].mailbox();
+        let seen = self
+            .world
+            .posted
+            .iter()
+            .filter(|posted| posted.to == mailbox);
+        let seen: Vec<Vec<u8>> = seen.map(|posted| posted.envelope.to_vec()).collect();
+        let envelopes = match attack {
+            Attack::Replay => seen,
+            Attack::Corrupt => seen.into_iter().map(|e| self.corrupted(e)).collect(),
+            Attack::Foreign => self.foreign(mailbox, &seen),
+            Attack::Garbage => (0..GARBAGE).map(|_| self.garbage()).collect(),
+        };
+        let now = self.world.true_now();
+        for envelope in envelopes {
+            for broker in self.world.brokers.iter_mut().flatten() {
+                broker.post(now, STRANGER.into(), envelope.clone());
+            }
+            if !self.world.nodes[node].paused {
+                let hand_over = |mesh: &mut holdfast_core::mesh::Mesh, now| {
+                    mesh.handle(now, Input::Signal(envelope));
+                };
+                self.world.call(node, hand_over);
+            }
+        }
+        for server in self.world.built.servers.clone() {
+            self.world.touch(server);
+        }
+        self.world.flush();
+    }
+
+    fn corrupted(&mut self, mut envelope: Vec<u8>) -> Vec<u8> {
+        let at = self.entropy.below(envelope.len().max(1) as u64) as usize;
+        let bit = self.entropy.below(8);
+        if let Some(byte) = envelope.get_mut(at) {
+            *byte ^= 1 << bit;
+        }
+        envelope
+    }
+
+    fn garbage(&mut self) -> Vec<u8> {
+        let len = self.entropy.below(2048) as usize;
+        let mut bytes = vec![0; len];
+        self.entropy.fill(&mut bytes);
+        bytes
+    }
+
+    /// Snapshots under keys of nobody, and goodbyes in the name of whoever wrote before.
+    fn foreign(&mut self, mailbox: PublicKey, seen: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let unix = self.world.true_now().unix;
+        let mut envelopes = Vec::new();
+        for _ in 0..FOREIGN_KEYS {
+            let content = Snapshot {
+                challenge: Challenge(self.entropy.bytes()),
+                goodbye: false,
+                offers: Vec::new(),
+                candidates: Vec::new(),
+            };
+            let us = Identity::from_seed(self.entropy.bytes());
+            let run = Incarnation(self.entropy.bytes());
+            let content = content.encode();
+            envelopes.push(seal(
+                &us,
+                mailbox,
+                run,
+                1,
+                unix,
+                &content,
+                &mut self.entropy,
+            ));
+        }
+        for recorded in seen {
+            let seed = Seed::new(self.entropy.bytes());
+            envelopes.extend(forged_goodbye(recorded, &seed));
+        }
+        envelopes
+    }
+
+    /// Datagrams to the node's socket, from outside through its NATs where these let them in.
+    fn strangers(&mut self, node: usize, count: u32) {
+        let to = self.world.nodes[node].ip;
+        for n in 0..count {
+            let mut bytes = self.garbage();
+            match (n % 3, bytes.as_mut_slice()) {
+                // A STUN Binding request, and a QUIC Initial, as far as anyone could tell.
+                (0, [a, b, _, _, c, d, e, f, ..]) => {
+                    [*a, *b] = [0, 1];
+                    [*c, *d, *e, *f] = [0x21, 0x12, 0xa4, 0x42];
+                }
+                (1, [a, b, c, d, e, ..]) => [*a, *b, *c, *d, *e] = [0xc3, 0, 0, 0, 1],
+                _ => {}
+            }
+            bytes.truncate(1400);
+            let from = SocketAddr::new(STRANGER.into(), 1024 + (n % 60_000) as u16);
+            self.world
+                .stranger_datagram(self.stranger, node, from, to.into(), &bytes);
+        }
+        self.world.flush();
+    }
+
+    // ---- queues ----
+
+    fn look(&mut self) {
+        for node in 0..self.world.nodes.len() {
+            let Some(mesh) = self.world.nodes[node].mesh() else {
+                continue;
+            };
+            let queues = mesh.queues();
+            self.keep_peaks(Some(node as u16), queues);
+        }
+        for broker in 0..self.world.brokers.len() {
+            if let Some(Some(known)) = self.world.brokers.get(broker) {
+                let queues = known.mailboxes().queues();
+                self.keep_peaks(None, queues);
+            }
+        }
+    }
+
+    fn keep_peaks(&mut self, node: Option<u16>, queues: Vec<Queue>) {
+        for Queue { name, len, max } in queues {
+            let report = QueueReport {
+                name: name.clone(),
+                len,
+                max,
+            };
+            let known = self.queues.entry((node, name)).or_insert(report);
+            if len > known.len {
+                (known.len, known.max) = (len, max);
+            }
+        }
+    }
+
+    // ---- the end ----
+
+    fn finish(mut self) -> Journal {
+        self.look();
+        self.world.report_rest();
+        for ((node, _), report) in std::mem::take(&mut self.queues) {
+            let what = What::Queue(report);
+            match node {
+                Some(node) => self.world.note(node.into(), what),
+                None => self.world.journal.note(self.world.now, None, what),
+            }
+        }
+        for node in 0..self.world.nodes.len() {
+            for report in self.world.finals(node) {
+                self.world.note(node, What::Final(report));
+            }
+        }
+        let mut journal = self.world.journal;
+        journal.ended_at = self.world.now;
+        journal.figures = self.world.figures;
+        journal.marks = take_marks();
+        journal
+    }
+}
+
+impl World {
+    fn add_stranger(
+        &mut self,
+        ip: IpAddr,
+    ) -> Result<holdfast_net_model::HostId, holdfast_net_model::TopologyError> {
+        self.net.add_host(Uplink::Core, &[ip], Links::ideal())
+    }
+
+    /// A stranger sends to the node from outside, and to every mapping that its NATs have.
+    fn stranger_datagram(
+        &mut self,
+        stranger: holdfast_net_model::HostId,
+        node: usize,
+        from: SocketAddr,
+        to: IpAddr,
+        bytes: &[u8],
+    ) {
+        if let Uplink::Behind(nat) = self.net.uplink(self.nodes[node].host) {
+            let public = self.net.nat(nat).config().public_ip;
+            self.send_udp(
+                stranger,
+                from,
+                SocketAddr::new(public.into(), UDP_PORT),
+                bytes,
+            );
+            // Most NATs let nobody in; somebody inside, or a mapping that filters nothing, would.
+            self.node_datagram(node, from, to, bytes.into());
+        } else {
+            self.send_udp(stranger, from, SocketAddr::new(to, UDP_PORT), bytes);
+        }
+    }
+
+    /// Whether both ends of every wanted link are up, on a path of the wanted class.
+    fn all_wanted(&self) -> bool {
+        let end = |from: NodeIndex, to: NodeIndex, class| {
+            let run = self.nodes[from.index()].run.as_ref();
+            let link = self.link(from.index(), to.index());
+            run.zip(link).is_some_and(|(run, link)| {
+                let view = &run.views[link.index()];
+                view.state == LinkState::Up && (class == None || view.class == class)
+            })
+        };
+        self.wanted
+            .iter()
+            .all(|w| end(w.a, w.b, w.class) && end(w.b, w.a, w.class))
+    }
+
+    fn finals(&self, node: usize) -> Vec<LinkFinal> {
+        let Some(run) = &self.nodes[node].run else {
+            return Vec::new();
+        };
+        let status = run.mesh.status(self.at(node));
+        let links = status.links.iter().zip(&run.peers);
+        links
+            .map(|(link, peer)| LinkFinal {
+                peer: *peer,
+                state: link.state,
+                class: link.selected().and_then(|path| path.class.parse().ok()),
+            })
+            .collect()
+    }
+}

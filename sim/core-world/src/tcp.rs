@@ -1,0 +1,823 @@
+//! A minimal TCP over the network model: ordered, windowed, retransmitting, resettable.
+//!
+//! One [`Stack`] is what the kernel of one host does: it goes on while the host's processes
+//! stand still. It follows RFC 9293 where a peer could tell the difference, RFC 6298 for its
+//! timer and RFC 6582 for recovery, and leaves out what a simulation does not need: urgent
+//! data, simultaneous opens, half-closed connections, keep-alives, selective acknowledgement.
+//! Sequence numbers have 64 bits and no number is used by two connections of a host.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Largest payload of a segment, bytes: Ethernet's less headers and room for a tunnel.
+pub const MSS: usize = 1400;
+/// Bytes of IPv4 and TCP headers.
+pub const HEADER_LEN: u32 = 40;
+/// Bytes that one connection takes from its user and has not seen acknowledged.
+pub const SEND_BUFFER: usize = 256 * 1024;
+/// Bytes that arrived and were not read.
+pub const RECEIVE_BUFFER: usize = 256 * 1024;
+/// A peer that leaves us without any answer for so long is given up.
+pub const GIVE_UP: Duration = Duration::from_secs(10);
+/// Before a round trip was measured (RFC 6298 section 2.1).
+const RTO_FIRST: Duration = Duration::from_secs(1);
+/// Kernels go below the second of RFC 6298 section 2.4.
+const RTO_MIN: Duration = Duration::from_millis(200);
+/// So that a path that heals is soon found again, within [`GIVE_UP`].
+const RTO_MAX: Duration = Duration::from_secs(4);
+/// RFC 6928.
+const WINDOW_FIRST: u64 = 10 * MSS as u64;
+/// Ports of connections that a host begins.
+const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
+/// Connections of one stack, above what servers of a large mesh have.
+const CONNECTIONS_MAX: usize = 65_536;
+
+/// What travels between two stacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Of the first byte; a SYN and a FIN count as one.
+    pub seq: u64,
+    /// The next expected byte of the other direction, when `is_ack`.
+    pub ack: u64,
+    /// Bytes that the sender has room for.
+    pub window: u32,
+    /// Opens a connection.
+    pub is_syn: bool,
+    /// Whether `ack` means something.
+    pub is_ack: bool,
+    /// Nothing follows the data.
+    pub is_fin: bool,
+    /// There is no such connection (any more).
+    pub is_reset: bool,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// A connection of one stack. A number is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnId(u64);
+
+/// What a connection did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketEvent {
+    /// Our connection was accepted.
+    Connected,
+    /// Somebody's connection was accepted.
+    Accepted {
+        /// The other end, as seen here.
+        remote: SocketAddr,
+    },
+    /// There are bytes to read.
+    Readable,
+    /// A full send buffer has room again.
+    Writable,
+    /// Nothing more will come: the other end closed, refused, reset, or was given up.
+    Closed,
+}
+
+/// What a stack wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a segment.
+    Send {
+        /// From there.
+        src: SocketAddr,
+        /// To there.
+        dst: SocketAddr,
+        /// It.
+        segment: Box<Segment>,
+    },
+    /// Tell the owner of a connection.
+    Event {
+        /// The connection.
+        conn: ConnId,
+        /// Its local port, which says whose it is.
+        port: u16,
+        /// What it did.
+        event: SocketEvent,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// We sent a SYN.
+    SynSent,
+    /// We answered one.
+    SynReceived,
+    /// Data flows.
+    Open,
+    /// The other end has nothing more to say, and our user has not yet closed.
+    Over,
+}
+
+#[derive(Debug)]
+struct Conn {
+    local: SocketAddr,
+    remote: SocketAddr,
+    state: State,
+    /// The user is gone: deliver what it wrote, tell nobody.
+    orphan: bool,
+    // Sending: una <= nxt <= sent_max; `unacked` begins at `unacked_at`.
+    una: u64,
+    nxt: u64,
+    sent_max: u64,
+    unacked: BytesMut,
+    unacked_at: u64,
+    fin: bool,
+    was_full: bool,
+    peer_window: u64,
+    congestion_window: u64,
+    slow_start_until: u64,
+    duplicate_acks: u32,
+    recover_until: Option<u64>,
+    // RFC 6298.
+    srtt: Option<Duration>,
+    rttvar: Duration,
+    rto: Duration,
+    timed: Option<(u64, Duration)>,
+    timer: Option<Duration>,
+    heard_at: Duration,
+    // Receiving.
+    rcv_nxt: u64,
+    early: BTreeMap<u64, Bytes>,
+    fin_at: Option<u64>,
+    readable: VecDeque<Bytes>,
+    readable_len: usize,
+}
+
+/// All connections of a host.
+#[derive(Debug)]
+pub struct Stack {
+    ip: IpAddr,
+    listening: BTreeSet<u16>,
+    conns: BTreeMap<ConnId, Conn>,
+    by_ends: BTreeMap<(SocketAddr, SocketAddr), ConnId>,
+    next_id: u64,
+    next_port: u16,
+    outputs: VecDeque<Output>,
+}
+
+impl Stack {
+    /// A host at that address without connections.
+    #[must_use]
+    pub const fn new(ip: IpAddr) -> Stack {
+        Stack {
+            ip,
+            listening: BTreeSet::new(),
+            conns: BTreeMap::new(),
+            by_ends: BTreeMap::new(),
+            next_id: 0,
+            next_port: EPHEMERAL.start,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// New connections begin at another address.
+    pub const fn set_ip(&mut self, ip: IpAddr) {
+        self.ip = ip;
+    }
+
+    /// Whether connections to a port are accepted; those that exist stay.
+    pub fn listen(&mut self, port: u16, on: bool) {
+        if on {
+            self.listening.insert(port);
+        } else {
+            self.listening.remove(&port);
+        }
+    }
+
+    /// Connections at present.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there is no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// The local end of a connection.
+    #[must_use]
+    pub fn local(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.conns.get(&conn).map(|conn| conn.local)
+    }
+
+    // ---- what users do ----
+
+    /// Connect to `remote`: [`SocketEvent::Connected`] or [`SocketEvent::Closed`] follows.
+    pub fn connect(&mut self, now: Duration, remote: SocketAddr) -> ConnId {
+        let local = loop {
+            let local = SocketAddr::new(self.ip, self.next_port);
+            self.next_port += 1;
+            if self.next_port == EPHEMERAL.end {
+                self.next_port = EPHEMERAL.start;
+            }
+            if !self.by_ends.contains_key(&(local, remote)) {
+                break local;
+            }
+        };
+        let id = self.insert(now, local, remote, State::SynSent, 0);
+        self.emit_syn(now, id);
+        id
+    }
+
+    /// How much [`Stack::write`] would take.
+    #[must_use]
+    pub fn room(&self, conn: ConnId) -> usize {
+        let open = self.conns.get(&conn).filter(|conn| conn.takes_bytes());
+        open.map_or(0, |conn| SEND_BUFFER - conn.unacked.len())
+    }
+
+    /// Send from the front of `bytes`; returns how many were taken. When not all were,
+    /// [`SocketEvent::Writable`] follows.
+    pub fn write(&mut self, now: Duration, id: ConnId, bytes: &[u8]) -> usize {
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.takes_bytes()) else {
+            return 0;
+        };
+        let taken = bytes.len().min(SEND_BUFFER - conn.unacked.len());
+        conn.was_full |= taken < bytes.len();
+        conn.unacked.extend_from_slice(&bytes[..taken]);
+        conn.transmit(now, &mut self.outputs);
+        taken
+    }
+
+    /// The next bytes, when there are any.
+    pub fn read(&mut self, id: ConnId) -> Option<Bytes> {
+        let conn = self.conns.get_mut(&id)?;
+        let bytes = conn.readable.pop_front()?;
+        let was_shut = conn.window() < MSS as u32;
+        conn.readable_len -= bytes.len();
+        if was_shut && conn.state == State::Open && conn.window() >= MSS as u32 {
+            conn.acknowledge(&mut self.outputs);
+        }
+        Some(bytes)
+    }
+
+    /// Close: what was written still arrives. Nothing is told of the connection any more.
+    pub fn close(&mut self, now: Duration, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        match conn.state {
+            State::Over => drop(self.forget(id)),
+            State::SynSent => self.abort(id),
+            State::SynReceived | State::Open => {
+                conn.orphan = true;
+                conn.fin = true;
+                conn.transmit(now, &mut self.outputs);
+            }
+        }
+    }
+
+    /// Reset: the other end hears of it at once.
+    pub fn abort(&mut self, id: ConnId) {
+        if let Some(conn) = self.forget(id)
+            && conn.state != State::Over
+        {
+            conn.emit(conn.nxt, false, true, Bytes::new(), &mut self.outputs);
+        }
+    }
+
+    /// Reset every connection with that local port, or all of them: their process is gone.
+    pub fn abort_all(&mut self, port: Option<u16>) {
+        let ours = |conn: &Conn| port.is_none_or(|port| conn.local.port() == port);
+        let found = self.conns.iter().filter(|(_, conn)| ours(conn));
+        let found: Vec<ConnId> = found.map(|(id, _)| *id).collect();
+        for id in found {
+            self.abort(id);
+        }
+    }
+
+    // ---- what happens ----
+
+    /// A segment arrived.
+    pub fn handle(&mut self, now: Duration, src: SocketAddr, dst: SocketAddr, segment: Segment) {
+        let Some(&id) = self.by_ends.get(&(dst, src)) else {
+            return self.handle_unknown(now, src, dst, &segment);
+        };
+        let conn = self
+            .conns
+            .get_mut(&id)
+            .expect("every index has its connection");
+        conn.heard_at = now;
+        if segment.is_reset {
+            return self.end(id);
+        }
+        match conn.state {
+            State::SynSent if segment.is_syn && segment.is_ack => {
+                conn.state = State::Open;
+                conn.rcv_nxt = segment.seq + 1;
+                conn.peer_window = segment.window.into();
+                conn.acknowledged(now, segment.ack);
+                conn.acknowledge(&mut self.outputs);
+                self.tell(id, SocketEvent::Connected);
+            }
+            State::SynSent => {}
+            State::SynReceived if segment.is_syn => self.emit_syn(now, id),
+            State::SynReceived | State::Open | State::Over if segment.is_syn => {
+                conn.acknowledge(&mut self.outputs);
+            }
+            State::SynReceived | State::Open | State::Over => self.handle_open(now, id, segment),
+        }
+        self.progress(now, id);
+    }
+
+    /// A timer may have run out.
+    pub fn handle_deadline(&mut self, now: Duration) {
+        let due = |conn: &Conn| conn.timer.is_some_and(|at| at <= now);
+        let due: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| due(conn))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.timed_out(now, id);
+        }
+    }
+
+    /// When to call [`Stack::handle_deadline`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.conns.values().filter_map(|conn| conn.timer).min()
+    }
+
+    /// What to do. Poll until `None` after every other call.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    // ---- inside ----
+
+    fn insert(
+        &mut self,
+        now: Duration,
+        local: SocketAddr,
+        remote: SocketAddr,
+        state: State,
+        rcv_nxt: u64,
+    ) -> ConnId {
+        self.next_id += 1;
+        let id = ConnId(self.next_id);
+        self.by_ends.insert((local, remote), id);
+        self.conns.insert(
+            id,
+            Conn::new(now, (local, remote), state, self.next_id << 40, rcv_nxt),
+        );
+        id
+    }
+
+    fn forget(&mut self, id: ConnId) -> Option<Conn> {
+        let conn = self.conns.remove(&id)?;
+        self.by_ends.remove(&(conn.local, conn.remote));
+        Some(conn)
+    }
+
+    fn tell(&mut self, conn: ConnId, event: SocketEvent) {
+        let Some(known) = self.conns.get(&conn).filter(|conn| !conn.orphan) else {
+            return;
+        };
+        let port = known.local.port();
+        self.outputs.push_back(Output::Event { conn, port, event });
+    }
+
+    /// Nothing more will come.
+    fn end(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.orphan {
+            self.forget(id);
+        } else if conn.state != State::Over {
+            conn.state = State::Over;
+            conn.timer = None;
+            self.tell(id, SocketEvent::Closed);
+        }
+    }
+
+    fn handle_unknown(
+        &mut self,
+        now: Duration,
+        src: SocketAddr,
+        dst: SocketAddr,
+        segment: &Segment,
+    ) {
+        if segment.is_reset {
+            return;
+        }
+        let opens = segment.is_syn && !segment.is_ack;
+        if opens && self.listening.contains(&dst.port()) && self.conns.len() < CONNECTIONS_MAX {
+            let id = self.insert(now, dst, src, State::SynReceived, segment.seq + 1);
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.peer_window = segment.window.into();
+            }
+            return self.emit_syn(now, id);
+        }
+        let reset = Segment {
+            seq: segment.ack,
+            ack: segment.seq + segment.len(),
+            window: 0,
+            is_syn: false,
+            is_ack: true,
+            is_fin: false,
+            is_reset: true,
+            data: Bytes::new(),
+        };
+        self.outputs.push_back(Output::Send {
+            src: dst,
+            dst: src,
+            segment: Box::new(reset),
+        });
+    }
+
+    fn emit_syn(&mut self, now: Duration, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.nxt = conn.una + 1;
+            conn.sent_max = conn.nxt;
+            conn.emit(conn.una, true, false, Bytes::new(), &mut self.outputs);
+            conn.arm(now);
+        }
+    }
+
+    fn handle_open(&mut self, now: Duration, id: ConnId, segment: Segment) {
+        let conn = self.conns.get_mut(&id).expect("just found");
+        if segment.is_ack {
+            if conn.state == State::SynReceived && segment.ack > conn.una {
+                conn.state = State::Open;
+                let remote = conn.remote;
+                self.tell(id, SocketEvent::Accepted { remote });
+            }
+            let conn = self.conns.get_mut(&id).expect("just found");
+            conn.handle_ack(now, &segment, &mut self.outputs);
+        }
+        let conn = self.conns.get_mut(&id).expect("just found");
+        if conn.state != State::Open {
+            if conn.state == State::Over && segment.len() > 0 {
+                conn.acknowledge(&mut self.outputs);
+            }
+            return;
+        }
+        let before = conn.readable_len;
+        let wants_answer = segment.len() > 0;
+        conn.receive(segment);
+        let (news, over) = (conn.readable_len > before, conn.is_at_end());
+        if wants_answer {
+            conn.acknowledge(&mut self.outputs);
+        }
+        if conn.orphan {
+            conn.readable.clear();
+            conn.readable_len = 0;
+        }
+        if news {
+            self.tell(id, SocketEvent::Readable);
+        }
+        if over {
+            // Also for an orphan: the other end is done, and will not read what we send.
+            self.end(id);
+        }
+    }
+
+    /// Send what may be sent, and tell the user what has become possible.
+    fn progress(&mut self, now: Duration, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.transmit(now, &mut self.outputs);
+        if conn.orphan && conn.fin && conn.una > conn.unacked_at + conn.unacked.len() as u64 {
+            self.forget(id);
+            return;
+        }
+        if conn.was_full && conn.unacked.len() <= SEND_BUFFER / 2 {
+            conn.was_full = false;
+            self.tell(id, SocketEvent::Writable);
+        }
+    }
+
+    fn timed_out(&mut self, now: Duration, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if now >= conn.heard_at + GIVE_UP {
+            return self.end(id);
+        }
+        conn.rto = (conn.rto * 2).min(RTO_MAX);
+        conn.timed = None;
+        match conn.state {
+            State::SynSent | State::SynReceived => self.emit_syn(now, id),
+            State::Open => {
+                conn.start_again();
+                if conn.peer_window == 0 {
+                    conn.probe(&mut self.outputs);
+                }
+                conn.transmit(now, &mut self.outputs);
+                conn.arm(now);
+            }
+            State::Over => conn.timer = None,
+        }
+    }
+}
+
+impl Segment {
+    /// Sequence numbers that it takes.
+    fn len(&self) -> u64 {
+        self.data.len() as u64 + u64::from(self.is_syn) + u64::from(self.is_fin)
+    }
+
+    /// Bytes on the wire.
+    #[must_use]
+    pub fn len_bytes(&self) -> u32 {
+        HEADER_LEN + self.data.len() as u32
+    }
+}
+
+impl Conn {
+    fn new(
+        now: Duration,
+        (local, remote): (SocketAddr, SocketAddr),
+        state: State,
+        first: u64,
+        rcv_nxt: u64,
+    ) -> Conn {
+        Conn {
+            local,
+            remote,
+            state,
+            orphan: false,
+            una: first,
+            nxt: first,
+            sent_max: first,
+            unacked: BytesMut::new(),
+            unacked_at: first + 1,
+            fin: false,
+            was_full: false,
+            peer_window: 0,
+            congestion_window: WINDOW_FIRST,
+            slow_start_until: u64::MAX,
+            duplicate_acks: 0,
+            recover_until: None,
+            srtt: None,
+            rttvar: Duration::ZERO,
+            rto: RTO_FIRST,
+            timed: Some((first + 1, now)),
+            timer: None,
+            heard_at: now,
+            rcv_nxt,
+            early: BTreeMap::new(),
+            fin_at: None,
+            readable: VecDeque::new(),
+            readable_len: 0,
+        }
+    }
+
+    const fn takes_bytes(&self) -> bool {
+        matches!(self.state, State::Open | State::SynReceived) && !self.fin
+    }
+
+    fn window(&self) -> u32 {
+        RECEIVE_BUFFER.saturating_sub(self.readable_len) as u32
+    }
+
+    fn arm(&mut self, now: Duration) {
+        self.timer = Some(now + self.rto);
+    }
+
+    fn emit(
+        &self,
+        seq: u64,
+        is_syn: bool,
+        is_reset: bool,
+        data: Bytes,
+        out: &mut VecDeque<Output>,
+    ) {
+        let segment = Segment {
+            seq,
+            ack: self.rcv_nxt,
+            window: self.window(),
+            is_syn,
+            is_ack: self.state != State::SynSent,
+            is_fin: false,
+            is_reset,
+            data,
+        };
+        self.push(segment, out);
+    }
+
+    fn push(&self, segment: Segment, out: &mut VecDeque<Output>) {
+        out.push_back(Output::Send {
+            src: self.local,
+            dst: self.remote,
+            segment: Box::new(segment),
+        });
+    }
+
+    fn acknowledge(&self, out: &mut VecDeque<Output>) {
+        self.emit(self.nxt, false, false, Bytes::new(), out);
+    }
+
+    // ---- sending ----
+
+    /// Send everything that both windows allow.
+    fn transmit(&mut self, now: Duration, out: &mut VecDeque<Output>) {
+        if self.state != State::Open {
+            return;
+        }
+        let data_end = self.unacked_at + self.unacked.len() as u64;
+        let window_end = self.una + self.congestion_window.min(self.peer_window);
+        let idle = self.nxt == self.una;
+        loop {
+            let end = data_end.min(window_end).min(self.nxt + MSS as u64);
+            let is_fin = self.fin && end == data_end && self.nxt <= data_end;
+            if end <= self.nxt && !is_fin {
+                break;
+            }
+            let range = (self.nxt - self.unacked_at) as usize
+                ..(end.max(self.nxt) - self.unacked_at) as usize;
+            let segment = Segment {
+                seq: self.nxt,
+                ack: self.rcv_nxt,
+                window: self.window(),
+                is_syn: false,
+                is_ack: true,
+                is_fin,
+                is_reset: false,
+                data: Bytes::copy_from_slice(&self.unacked[range]),
+            };
+            self.nxt += segment.len();
+            // Karn's algorithm: only what was sent once tells a round trip.
+            if self.timed.is_none() && self.nxt > self.sent_max {
+                self.timed = Some((self.nxt, now));
+            }
+            self.sent_max = self.sent_max.max(self.nxt);
+            self.push(segment, out);
+        }
+        let waits = self.nxt > self.una || data_end > self.nxt;
+        if !waits {
+            self.timer = None;
+        } else if self.timer.is_none() {
+            if idle {
+                // Silence counts from when there was something to answer.
+                self.heard_at = now;
+            }
+            self.arm(now);
+        }
+    }
+
+    /// A byte into a closed window, so that its owner says when it has opened.
+    fn probe(&self, out: &mut VecDeque<Output>) {
+        if let Some(byte) = self.unacked.first() {
+            let byte = Bytes::copy_from_slice(&[*byte]);
+            self.emit(self.unacked_at, false, false, byte, out);
+        }
+    }
+
+    /// After a timeout everything is sent again, slowly (RFC 5681 section 3.1).
+    fn start_again(&mut self) {
+        let flight = self.nxt - self.una;
+        self.slow_start_until = (flight / 2).max(2 * MSS as u64);
+        self.congestion_window = MSS as u64;
+        self.nxt = self.una.max(self.unacked_at);
+        self.recover_until = None;
+        self.duplicate_acks = 0;
+    }
+
+    fn handle_ack(&mut self, now: Duration, segment: &Segment, out: &mut VecDeque<Output>) {
+        if segment.ack > self.sent_max || segment.ack < self.una {
+            return;
+        }
+        let same_window = self.peer_window == u64::from(segment.window);
+        self.peer_window = segment.window.into();
+        if segment.ack > self.una {
+            let acked = segment.ack - self.una;
+            self.acknowledged(now, segment.ack);
+            match self.recover_until {
+                // A partial acknowledgement tells of the next hole (RFC 6582).
+                Some(until) if segment.ack < until => self.resend_first(out),
+                Some(_) => {
+                    self.recover_until = None;
+                    self.congestion_window = self.slow_start_until;
+                }
+                None => self.grow(acked),
+            }
+        } else if segment.len() == 0 && same_window && self.nxt > self.una {
+            self.duplicate_acks += 1;
+            if self.duplicate_acks == 3 && self.recover_until.is_none() {
+                self.slow_start_until = ((self.nxt - self.una) / 2).max(2 * MSS as u64);
+                self.congestion_window = self.slow_start_until;
+                self.recover_until = Some(self.sent_max);
+                self.resend_first(out);
+            }
+        }
+    }
+
+    fn grow(&mut self, acked: u64) {
+        let mss = MSS as u64;
+        self.congestion_window += if self.congestion_window < self.slow_start_until {
+            acked
+        } else {
+            (mss * mss / self.congestion_window).max(1)
+        };
+        self.congestion_window = self.congestion_window.min(SEND_BUFFER as u64);
+    }
+
+    fn resend_first(&mut self, out: &mut VecDeque<Output>) {
+        self.timed = None;
+        let len = self.unacked.len().min(MSS);
+        if len > 0 {
+            let data = Bytes::copy_from_slice(&self.unacked[..len]);
+            self.emit(self.unacked_at, false, false, data, out);
+        }
+    }
+
+    fn acknowledged(&mut self, now: Duration, ack: u64) {
+        self.una = ack;
+        self.nxt = self.nxt.max(ack);
+        self.duplicate_acks = 0;
+        let bytes = ack
+            .saturating_sub(self.unacked_at)
+            .min(self.unacked.len() as u64);
+        self.unacked.advance(bytes as usize);
+        self.unacked_at += bytes;
+        if let Some((until, since)) = self.timed
+            && ack >= until
+        {
+            self.timed = None;
+            self.measured(now.saturating_sub(since));
+        }
+        self.timer = None;
+        if self.nxt > self.una {
+            self.arm(now);
+        }
+    }
+
+    /// RFC 6298 section 2.
+    fn measured(&mut self, rtt: Duration) {
+        match self.srtt {
+            None => {
+                self.srtt = Some(rtt);
+                self.rttvar = rtt / 2;
+            }
+            Some(srtt) => {
+                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
+                self.srtt = Some((srtt * 7 + rtt) / 8);
+            }
+        }
+        let rto = self.srtt.unwrap_or(rtt) + self.rttvar * 4;
+        self.rto = rto.clamp(RTO_MIN, RTO_MAX);
+    }
+
+    // ---- receiving ----
+
+    fn receive(&mut self, segment: Segment) {
+        let window_end = self.rcv_nxt + u64::from(self.window());
+        let end = segment.seq + segment.data.len() as u64;
+        if segment.is_fin {
+            self.fin_at = Some(end);
+        }
+        let mut data = segment.data;
+        let mut seq = segment.seq;
+        if seq < self.rcv_nxt {
+            let known = ((self.rcv_nxt - seq) as usize).min(data.len());
+            data.advance(known);
+            seq += known as u64;
+        }
+        if seq < window_end {
+            data.truncate((window_end - seq) as usize);
+            let longer = self
+                .early
+                .get(&seq)
+                .is_none_or(|old| old.len() < data.len());
+            if !data.is_empty() && longer {
+                self.early.insert(seq, data);
+            }
+        }
+        self.put_in_order();
+    }
+
+    fn put_in_order(&mut self) {
+        while let Some(entry) = self.early.first_entry()
+            && *entry.key() <= self.rcv_nxt
+        {
+            let (seq, mut data) = entry.remove_entry();
+            let known = ((self.rcv_nxt - seq) as usize).min(data.len());
+            data.advance(known);
+            if !data.is_empty() {
+                self.rcv_nxt += data.len() as u64;
+                self.readable_len += data.len();
+                self.readable.push_back(data);
+            }
+        }
+        if self.fin_at == Some(self.rcv_nxt) {
+            self.rcv_nxt += 1;
+        }
+    }
+
+    /// The other end's FIN is next to nothing: all was received.
+    fn is_at_end(&self) -> bool {
+        self.fin_at.is_some_and(|at| self.rcv_nxt > at)
+    }
+}
