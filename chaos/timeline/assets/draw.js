@@ -7,7 +7,7 @@ const readColours = () => {
 };
 const FONT = '11px ui-monospace, "DejaVu Sans Mono", monospace', SMALL = '10px system-ui, "DejaVu Sans", sans-serif';
 // Above these, single marks are no longer legible: columns are drawn instead.
-const TICKS_MAX = 6000, ARROWS_MAX = 1500, HEADS_MAX = 400;
+const TICKS_MAX = 4000, ARROWS_MAX = 900, HEADS_MAX = 400;
 let hits = [];
 
 const sized = (element, w, h) => {
@@ -181,6 +181,25 @@ const tick = (c, n, colour) => {
   c.fillRect(x - 0.5, y - 4, 1.4, 8);
 };
 
+// What is left out leaves no hole: the counts of all messages are behind the single marks.
+const drawAllCounts = (c) => {
+  const parts = data.density[0][0].length, partNs = endNs / parts;
+  const most = Math.max(1, ...data.density.flat().map((counts) => Math.max(...counts)));
+  const scale = 13 / Math.log2(1 + most);
+  c.globalAlpha = 0.28;
+  data.density.forEach((both, lane) => both.forEach((counts, arrived) => {
+    const middle = layout[lane].messages + 15;
+    c.fillStyle = arrived ? colours.rx : colours.tx;
+    counts.forEach((count, n) => {
+      const x = Math.max(xOf(n * partNs), GUTTER), end = Math.min(xOf((n + 1) * partNs), width);
+      if (!count || end <= x) return;
+      const h = Math.max(1, Math.log2(1 + count) * scale);
+      c.fillRect(x, arrived ? middle + 1 : middle - h, end - x, h);
+    });
+  }));
+  c.globalAlpha = 1;
+};
+
 const drawColumns = (c, first, last) => {
   const columns = Math.ceil(width - GUTTER);
   const counts = data.lanes.map(() => [new Float64Array(columns), new Float64Array(columns)]);
@@ -220,8 +239,9 @@ const arrow = (c, from, to, head) => {
 const drawMessages = (c) => {
   const first = firstAt(packets.t, view.from), last = firstAt(packets.t, view.to + 1);
   const count = last - first;
+  if (data.thinned) drawAllCounts(c);
   if (count > TICKS_MAX) { drawColumns(c, first, last); return `${count} messages in sight, as columns: zoom in for single ones`; }
-  if (layers.arrows && count <= ARROWS_MAX * 2) {
+  if (layers.arrows && count <= ARROWS_MAX) {
     c.strokeStyle = colours.arrow;
     c.fillStyle = colours.arrow;
     c.lineWidth = 1;
@@ -235,7 +255,7 @@ const drawMessages = (c) => {
     c.globalAlpha = 1;
   }
   for (let n = first; n < last; n++) if (packetPasses[n]) tick(c, n, packets.tx[n] ? colours.tx : colours.rx);
-  return count > ARROWS_MAX * 2 ? `${count} messages in sight: zoom in for arrows` : "";
+  return count > ARROWS_MAX ? `${count} messages in sight: zoom in for arrows` : "";
 };
 
 const GLYPHS = { error: ["▲", "bad"], process: ["●", "ink"], link: ["◆", "accent"], step: ["▼", "fault"], refused: ["✕", "bad"], seen: ["•", "soft"], output: ["▸", "soft"], input: ["◂", "soft"], deadline: ["·", "soft"] };
@@ -281,9 +301,10 @@ const drawGutter = (c) => {
     c.fillStyle = colours.ink;
     c.font = "600 13px system-ui, sans-serif";
     c.fillText(lane.name, 10, place.top + 15);
+    const wide = c.measureText(lane.name).width;
     c.font = SMALL;
     c.fillStyle = colours.soft;
-    if (lane.server) c.fillText("server", 10, place.top + 28);
+    if (lane.server) c.fillText("server", 16 + wide, place.top + 15);
     if (layers.links) linksOf[n].forEach((link, row) => c.fillText("→ " + link.peer, 22, place.links + row * (BAR + 2) + BAR - 3));
     if (layers.streams && packed.rows[n]) c.fillText("streams", 22, place.flows + 7);
     if (layers.messages && hasPackets[n]) { c.fillText("sent", 22, place.messages + 11); c.fillText("arrived", 22, place.messages + 26); }
@@ -347,6 +368,7 @@ let scheduled = false;
 const schedule = () => {
   if (scheduled) return;
   scheduled = true;
+  rememberView();
   requestAnimationFrame(() => {
     scheduled = false;
     drawPicture();

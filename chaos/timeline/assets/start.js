@@ -55,7 +55,7 @@ const fillLegend = () => {
   byId("legend").replaceChildren(
     entry("idle", bar("idle")), entry("signaling", bar("signaling")), entry("connecting", bar("connecting")),
     entry("up, direct", bar("up", "direct")), entry("up, relay", bar("up", "relay")), entry("down", bar("down")),
-    entry("stream or flow, white: silence", (c) => { block("flow")(c); c.fillStyle = colours.gap; c.fillRect(10, 3, 9, 6); }),
+    entry("stream or flow, hollow: silence", (c) => { block("flow")(c); c.fillStyle = colours.gap; c.fillRect(10, 3, 9, 6); }),
     entry("not complete", block("flow-bad")), entry("sent", block("tx")), entry("arrived", block("rx")),
     entry("fault", (c) => { block("fault-soft")(c); c.fillStyle = colours.fault; c.fillRect(0, 1, 26, 2); }),
     entry("violation", (c) => { c.fillStyle = colours.bad; c.fillRect(12, 0, 2, 12); }),
@@ -99,10 +99,13 @@ byId("previous").addEventListener("click", () => goTo(-1));
 byId("filter").addEventListener("input", (event) => { setFilter(event.target.value); schedule(); });
 window.addEventListener("resize", schedule);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+// An observer tells the same in better words; a flight recorder has nothing but outputs.
+layers.outputs = !events.kind.some((kind) => data.kinds[kind] === "link");
 readColours();
 fillHeader();
 fillLayers();
 fillLegend();
 fillSummary();
 fillMarks();
-fit();
+window.addEventListener("hashchange", viewOfAddress);
+viewOfAddress();

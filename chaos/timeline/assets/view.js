@@ -76,3 +76,19 @@ const arrange = () => {
 };
 const txLine = (lane) => layout[lane].messages + 8;
 const rxLine = (lane) => layout[lane].messages + 22;
+
+// The part that is shown is in the address, in seconds, so that it can be sent to somebody.
+const viewOfAddress = () => {
+  const found = /^#(-?[0-9.]+)-([0-9.]+)$/.exec(location.hash);
+  const [from, to] = found ? [found[1], found[2]].map((s) => Number(s) * 1e9) : [NaN, NaN];
+  if (from < to) setView(from, to); else fit();
+};
+let remembering = 0;
+const rememberView = () => {
+  clearTimeout(remembering);
+  remembering = setTimeout(() => {
+    const isAll = view.to - view.from >= endNs + 2 * margin - 1;
+    const part = isAll ? "#" : `#${(view.from / 1e9).toFixed(6)}-${(view.to / 1e9).toFixed(6)}`;
+    if (location.hash !== part && !(isAll && !location.hash)) history.replaceState(null, "", part);
+  }, 400);
+};

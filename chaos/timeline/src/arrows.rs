@@ -31,7 +31,10 @@ pub fn find(packets: &mut [Packet]) {
         let Some(sent) = flying.get_mut(&key) else {
             continue;
         };
-        while sent.front().is_some_and(|s| t_ns - packets[*s].t_ns > FLIGHT_MAX_NS) {
+        while sent
+            .front()
+            .is_some_and(|s| t_ns - packets[*s].t_ns > FLIGHT_MAX_NS)
+        {
             sent.pop_front();
         }
         let mut oldest = sent.iter().take(ALIKE_MAX);

@@ -116,6 +116,8 @@ pub struct Collected {
     pub events: Vec<Event>,
     /// Of each lane: how many datagrams left and arrived in each part of the run.
     pub density: Vec<[Vec<u32>; 2]>,
+    /// Whether some messages are in the counts only.
+    pub is_thinned: bool,
     /// What is left out, in words.
     pub notes: Vec<String>,
 }
@@ -239,7 +241,9 @@ impl<'a> Collector<'a> {
             notes.push(format!("The last {left} lines are left out."));
         }
         if self.lanes.len() > LANES_MAX {
-            notes.push(format!("More than {LANES_MAX} nodes: the rest share a lane."));
+            notes.push(format!(
+                "More than {LANES_MAX} nodes: the rest share a lane."
+            ));
         }
         self.packets.sort_by_key(|packet| packet.t_ns);
         self.events.sort_by_key(|event| event.t_ns);
@@ -248,13 +252,14 @@ impl<'a> Collector<'a> {
         let interest = self.interest();
         let packets = std::mem::take(&mut self.packets);
         let (packets, left) = limit::nearest(packets, MESSAGES_MAX, &interest, |p| (0, p.t_ns));
-        limit::note(&mut notes, left, "messages", MESSAGES_MAX);
+        limit::note(&mut notes, left, "messages", limit::FARTHEST);
+        let is_thinned = left > 0;
         let rank = |e: &Event| (e.kind as u64, e.t_ns);
         let (events, left) = limit::nearest(self.events, EVENTS_MAX, &interest, rank);
-        limit::note(&mut notes, left, "events", EVENTS_MAX);
+        limit::note(&mut notes, left, "events", limit::FARTHEST);
         let left = self.flows.len().saturating_sub(FLOWS_MAX);
         self.flows.truncate(FLOWS_MAX);
-        limit::note(&mut notes, left, "streams", FLOWS_MAX);
+        limit::note(&mut notes, left, "streams", limit::LATEST);
         let links = self.links.finish(end_ns, &mut notes);
         Collected {
             end_ns,
@@ -264,6 +269,7 @@ impl<'a> Collector<'a> {
             flows: self.flows,
             links,
             density,
+            is_thinned,
             notes,
         }
     }

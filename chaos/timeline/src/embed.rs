@@ -35,7 +35,9 @@ pub fn document(page: &Page, collected: Collected) -> String {
     let mut html = String::with_capacity(TEMPLATE.len() + script.len() + data.len() + 65_536);
     let mut rest = TEMPLATE;
     while let Some((before, from_name)) = rest.split_once("{{") {
-        let (name, after) = from_name.split_once("}}").expect("the template is well-formed");
+        let (name, after) = from_name
+            .split_once("}}")
+            .expect("the template is well-formed");
         html.push_str(before);
         match name {
             "title" => html.push_str(&markup(&page.title)),
@@ -148,16 +150,29 @@ struct Events {
 
 fn packets(collected: &Collected, texts: &mut Texts) -> Packets {
     let all = &collected.packets;
-    let count = |len: u64, segment: u64| if segment == 0 { 1 } else { len.div_ceil(segment).max(1) };
+    let count = |len: u64, segment: u64| {
+        if segment == 0 {
+            1
+        } else {
+            len.div_ceil(segment).max(1)
+        }
+    };
     let address = |text: &str| texts.add(&limit::cut(text));
     Packets {
         t: deltas(all.iter().map(|p| p.t_ns)),
         line: deltas(all.iter().map(|p| p.line)),
         lane: all.iter().map(|p| p.lane).collect(),
         tx: all.iter().map(|p| u8::from(p.message.is_tx)).collect(),
-        address: all.iter().map(|p| p.message.address.as_str()).map(address).collect(),
+        address: all
+            .iter()
+            .map(|p| p.message.address.as_str())
+            .map(address)
+            .collect(),
         len: all.iter().map(|p| p.message.len).collect(),
-        count: all.iter().map(|p| count(p.message.len, p.message.segment)).collect(),
+        count: all
+            .iter()
+            .map(|p| count(p.message.len, p.message.segment))
+            .collect(),
         arrived: (all.iter().enumerate())
             .map(|(n, p)| p.arrived.map_or(0, |other| other - n))
             .collect(),
@@ -169,7 +184,10 @@ fn events(collected: &Collected, texts: &mut Texts) -> Events {
     Events {
         t: deltas(all.iter().map(|e| e.t_ns)),
         line: deltas(all.iter().map(|e| e.line)),
-        lane: all.iter().map(|e| e.lane.map_or(-1, |lane| lane as i64)).collect(),
+        lane: all
+            .iter()
+            .map(|e| e.lane.map_or(-1, |lane| lane as i64))
+            .collect(),
         kind: all.iter().map(|e| e.kind as usize).collect(),
         text: all.iter().map(|e| texts.add(&e.text)).collect(),
     }
@@ -218,6 +236,7 @@ fn data(page: &Page, collected: Collected) -> String {
         "judged": page.judged,
         "end": collected.end_ns,
         "notes": collected.notes,
+        "thinned": collected.is_thinned,
         "kinds": Kind::ALL.map(Kind::as_str),
         "lanes": lanes,
         "links": links,

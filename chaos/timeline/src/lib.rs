@@ -30,6 +30,6 @@ mod limit;
 mod line;
 mod page;
 
-pub use line::{LINE_LEN_MAX, PageError};
 pub use limit::{EVENTS_MAX, FLOWS_MAX, LANES_MAX, LINES_MAX, LINKS_MAX, MESSAGES_MAX};
+pub use line::{LINE_LEN_MAX, PageError};
 pub use page::{Gap, Page, from_recorded};

@@ -15,8 +15,8 @@ pub const LANES_MAX: usize = 40;
 pub const LINKS_MAX: usize = 1_024;
 /// Conversations, each with a bar at each end.
 pub const FLOWS_MAX: usize = 4_000;
-/// Messages with a mark of their own: some 40 bytes of page each.
-pub const MESSAGES_MAX: usize = 60_000;
+/// Messages with a mark of their own: some 26 bytes of page each.
+pub const MESSAGES_MAX: usize = 100_000;
 /// Other events.
 pub const EVENTS_MAX: usize = 20_000;
 /// Characters of one text.
@@ -35,13 +35,15 @@ pub fn nanos(at: Duration) -> u64 {
     u64::try_from(at.as_nanos()).map_or((1 << 53) - 1, |ns| ns.min((1 << 53) - 1))
 }
 
+/// Which of too many things are left out.
+pub const FARTHEST: &str = "those farthest from any transition, fault, error or violation";
+/// Which of too many things are left out.
+pub const LATEST: &str = "the latest of them";
+
 /// Say that something was left out, if it was.
-pub fn note(notes: &mut Vec<String>, left: usize, what: &str, max: usize) {
+pub fn note(notes: &mut Vec<String>, left: usize, what: &str, which: &str) {
     if left > 0 {
-        notes.push(format!(
-            "{left} {what} are left out (at most {max} are shown): those farthest from any \
-             transition, fault, error or violation. The overview counts every message."
-        ));
+        notes.push(format!("{left} {what} are left out: {which}."));
     }
 }
 

@@ -179,7 +179,9 @@ pub fn parse(line: u64, text: &str) -> Result<Option<Line>, PageError> {
         bad(format!("not a line of a trace: {what}"))
     })?;
     if raw.kind == "page" {
-        let page = raw.page.ok_or_else(|| bad("a page without `page`".into()))?;
+        let page = raw
+            .page
+            .ok_or_else(|| bad("a page without `page`".into()))?;
         return Ok(Some(Line::Page(page)));
     }
     Ok(Some(Line::Record(Record {

@@ -77,7 +77,12 @@ impl Links {
         };
         let Some(peer) = seen.peer else { return };
         let turn = Turn { t_ns, change, why };
-        add(&mut self.seen, &mut self.left_out, (lane, words.node(peer)), turn);
+        add(
+            &mut self.seen,
+            &mut self.left_out,
+            (lane, words.node(peer)),
+            turn,
+        );
     }
 
     /// An output of a machine, when it is the event of a link.
@@ -91,7 +96,9 @@ impl Links {
             let (_, rest) = text.split_once(&format!("{name}: \""))?;
             rest.split_once('"').map(|(value, _)| value.to_owned())
         };
-        let peer = text.split_once("PeerId(\"").and_then(|(_, rest)| rest.split_once('"'));
+        let peer = text
+            .split_once("PeerId(\"")
+            .and_then(|(_, rest)| rest.split_once('"'));
         let Some((peer, _)) = peer else { return };
         let key = (lane, peer.to_owned());
         let why = quoted("why").unwrap_or_default();
@@ -117,7 +124,7 @@ impl Links {
 
     /// The rows, by lane and peer.
     pub fn finish(mut self, end_ns: u64, notes: &mut Vec<String>) -> Vec<LinkRow> {
-        limit::note(notes, self.left_out, "changes of links", LINKS_MAX);
+        limit::note(notes, self.left_out, "changes of links", limit::LATEST);
         let observed = |key: &(usize, String)| self.seen.keys().any(|(lane, _)| *lane == key.0);
         self.said.retain(|key, _| !observed(key));
         self.said.append(&mut self.seen);

@@ -55,7 +55,10 @@ impl Words<'_> {
             "strange_datagram" => {
                 let from = seen.from.map_or_else(|| "nobody".into(), |n| self.node(n));
                 let len = seen.len.unwrap_or(0);
-                (Kind::Error, format!("strange datagram, {len} bytes, from {from}"))
+                (
+                    Kind::Error,
+                    format!("strange datagram, {len} bytes, from {from}"),
+                )
             }
             "queue" => {
                 let (len, max) = (seen.len.unwrap_or(0), seen.max.unwrap_or(0));
@@ -64,7 +67,10 @@ impl Words<'_> {
             }
             "final" => {
                 let (state, class) = (text(&seen.state), text(&seen.class));
-                (Kind::Seen, format!("at the end, {}: {state} {class}", peer()))
+                (
+                    Kind::Seen,
+                    format!("at the end, {}: {state} {class}", peer()),
+                )
             }
             other => (Kind::Seen, other.to_owned()),
         }
@@ -135,7 +141,11 @@ impl Words<'_> {
                 let name = self.op(seen.op);
                 let begun = |step: &&(Duration, String, bool)| !step.2 && step.1.contains(&name);
                 let step = self.0.steps.iter().find(begun)?;
-                (limit::nanos(step.0), seen.received? > 0, self.datagrams(seen))
+                (
+                    limit::nanos(step.0),
+                    seen.received? > 0,
+                    self.datagrams(seen),
+                )
             }
             _ => return None,
         };
