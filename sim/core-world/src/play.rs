@@ -14,8 +14,8 @@ use holdfast_core::status::{LinkState, Queue};
 use holdfast_core::types::Incarnation;
 use holdfast_net_model::{Links, Uplink};
 use holdfast_plan::{
-    Action, Attack, Device, Journal, LinkFinal, NatIndex, NetworkFault, NodeIndex, Place, Plan,
-    PlayError, QueueReport, SETTLE, TraceMode, UDP_PORT, What, WorldKind,
+    Action, Attack, Device, Journal, LinkFinal, NatIndex, NetworkFault, NodeIndex, PathClass,
+    Place, Plan, PlayError, QueueReport, SETTLE, TraceMode, UDP_PORT, What, WorldKind,
 };
 
 use crate::engine::{Once, World};
@@ -440,12 +440,12 @@ impl World {
 
     /// Whether both ends of every wanted link are up, on a path of the wanted class.
     fn all_wanted(&self) -> bool {
-        let end = |from: NodeIndex, to: NodeIndex, class| {
+        let end = |from: NodeIndex, to: NodeIndex, class: Option<PathClass>| {
             let run = self.nodes[from.index()].run.as_ref();
             let link = self.link(from.index(), to.index());
             run.zip(link).is_some_and(|(run, link)| {
                 let view = &run.views[link.index()];
-                view.state == LinkState::Up && (class == None || view.class == class)
+                view.state == LinkState::Up && (class.is_none() || view.class == class)
             })
         };
         self.wanted
