@@ -178,6 +178,16 @@ impl Nat {
             || self.hairpin
     }
 
+    /// Whether strangers come in without a flow of conntrack's.
+    ///
+    /// The answer to one whom a mapping merely let in is a packet to a new destination, which a
+    /// dependent mapping gives another port (RFC 4787 section 4.1); conntrack would answer from
+    /// the port that was reached. A hairpin packet needs conntrack for its sender.
+    fn is_strict(&self) -> bool {
+        let is_dependent = matches!(self.mapping, Mapping::Adm | Mapping::Apdm);
+        is_dependent && self.filtering == Filtering::Eif && !self.hairpin
+    }
+
     /// The nftables script for a router with the public address `wan` on `wan0` and its
     /// nodes on `l1`, `l2`, …
     ///
@@ -185,7 +195,7 @@ impl Nat {
     /// free, endpoint-independent mapping. All else rests on two maps that a late
     /// postrouting chain keeps up to date from the translated packets: `public` (inside
     /// endpoint to public endpoint), which pins a mapping, and `inside` (public port to
-    /// inside endpoint), which lets strangers in; and on two sets, `addresses` and
+    /// inside endpoint, also in two parts), which lets strangers in; and on two sets, `addresses` and
     /// `endpoints`, of those whom a public port has sent to.
     pub(crate) fn rules(&self, wan: Ipv4Addr) -> String {
         // Declaring the table lets the deletion succeed where there is none yet; the whole script
@@ -193,6 +203,9 @@ impl Nat {
         let mut script = String::from("table ip lab\ndelete table ip lab\ntable ip lab {\n");
         if self.is_tracked() {
             script.push_str(&tracking(wan, self.udp_stream_timeout_s));
+        }
+        if self.is_strict() {
+            script.push_str(&strangers(wan));
         }
         script.push_str(&self.inbound_translation(wan));
         if self.hairpin && self.filtering != Filtering::Eif {
@@ -211,6 +224,7 @@ impl Nat {
     /// for the packets that were on their way when the first took effect.
     pub(crate) fn flush_rules(&self) -> Option<[String; 2]> {
         const FLUSH: &str = "flush map ip lab public\nflush map ip lab inside\n\
+             flush map ip lab inside_address\nflush map ip lab inside_port\n\
              flush set ip lab addresses\nflush set ip lab endpoints\n";
         self.is_tracked().then(|| {
             [
@@ -233,6 +247,7 @@ impl Nat {
         // From outside, the permission is keyed by who sends. A hairpin packet still has its
         // private source here, but comes from the router's own public address.
         match self.filtering {
+            Filtering::Eif if self.is_strict() => {}
             Filtering::Eif => rule(
                 &mut rules,
                 format_args!("iifname \"wan0\" ip daddr {wan} meta l4proto udp {to_inside}"),
@@ -365,6 +380,9 @@ fn tracking(wan: Ipv4Addr, timeout_s: u32) -> String {
             "ip saddr . udp sport : ip daddr . udp dport",
         ),
         ("map", "inside", "udp dport : ip daddr . udp dport"),
+        // The same in two, as headers are rewritten field by field.
+        ("map", "inside_address", "udp dport : ip daddr"),
+        ("map", "inside_port", "udp dport : udp dport"),
         ("set", "addresses", "udp dport . ip saddr"),
         ("set", "endpoints", "udp dport . ip saddr . udp sport"),
     ] {
@@ -398,6 +416,8 @@ fn tracking(wan: Ipv4Addr, timeout_s: u32) -> String {
         }
         for update in [
             format!("@inside {{ udp sport : {inside} }}"),
+            format!("@inside_address {{ udp sport : ct {direction} ip saddr }}"),
+            format!("@inside_port {{ udp sport : ct {direction} proto-{source} }}"),
             format!("@addresses {{ udp sport . {peer} }}"),
             format!("@endpoints {{ udp sport . {peer} . {peer_port} }}"),
         ] {
@@ -405,6 +425,25 @@ fn tracking(wan: Ipv4Addr, timeout_s: u32) -> String {
         }
     }
     script + &chain("track", "filter hook postrouting priority 110", &rules)
+}
+
+/// Lets in whom a mapping has not sent to, past conntrack. A lookup that finds nothing ends the
+/// rule, and the packet goes the way of all that is unsolicited.
+fn strangers(wan: Ipv4Addr) -> String {
+    let mut rules = String::new();
+    let inbound = format!("iifname \"wan0\" ip daddr {wan}");
+    rule(
+        &mut rules,
+        format_args!("{inbound} udp dport . ip saddr . udp sport @endpoints accept"),
+    );
+    rule(
+        &mut rules,
+        format_args!(
+            "{inbound} meta l4proto udp ip daddr set udp dport map @inside_address \
+             udp dport set udp dport map @inside_port notrack"
+        ),
+    );
+    chain("strangers", "filter hook prerouting priority raw", &rules)
 }
 
 /// A hairpin packet that is not let through must still open its sender's own pinhole, or two
