@@ -748,6 +748,8 @@ impl Conn {
             self.timed = None;
             self.measured(now.saturating_sub(since));
         }
+        // Something new arrived there, so the path works: no more backing off.
+        self.rto = self.patience();
         self.timer = None;
         if self.nxt > self.una {
             self.arm(now);
@@ -766,8 +768,12 @@ impl Conn {
                 self.srtt = Some((srtt * 7 + rtt) / 8);
             }
         }
-        let rto = self.srtt.unwrap_or(rtt) + self.rttvar * 4;
-        self.rto = rto.clamp(RTO_MIN, RTO_MAX);
+    }
+
+    /// How long to wait for an answer before anything is sent again.
+    fn patience(&self) -> Duration {
+        let rto = self.srtt.map(|srtt| srtt + self.rttvar * 4);
+        rto.map_or(RTO_FIRST, |rto| rto.clamp(RTO_MIN, RTO_MAX))
     }
 
     // ---- receiving ----
@@ -821,3 +827,6 @@ impl Conn {
         self.fin_at.is_some_and(|at| self.rcv_nxt > at)
     }
 }
+
+#[cfg(test)]
+mod tests;
