@@ -20,9 +20,11 @@ mod fabric;
 mod host;
 mod log;
 mod loopback;
+mod lossy;
 mod net;
 mod node;
 mod observer;
+mod outsider;
 mod routes;
 mod server;
 mod shared;
@@ -38,7 +40,10 @@ use crate::log::Log;
 use crate::world::World;
 
 /// Whether this was built as it has to be.
-#[allow(unexpected_cfgs, reason = "tokio's own flag, set in .cargo/config.toml")]
+#[allow(
+    unexpected_cfgs,
+    reason = "tokio's own flag, set in .cargo/config.toml"
+)]
 const TOKIO_UNSTABLE: bool = cfg!(tokio_unstable);
 
 /// Play a plan to its end.
@@ -63,9 +68,8 @@ pub fn play(plan: &Plan, mode: TraceMode) -> Result<Journal, PlayError> {
     }
     let log = Log::default();
     let playing = || World::new(plan, mode, log.clone()).and_then(World::run);
-    let played = tracing::subscriber::with_default(log.clone(), || {
-        catch_unwind(AssertUnwindSafe(playing))
-    });
+    let played =
+        tracing::subscriber::with_default(log.clone(), || catch_unwind(AssertUnwindSafe(playing)));
     let outcome = played.unwrap_or_else(|payload| {
         let first = spawn::take_panic();
         Err(first.unwrap_or_else(|| spawn::panic_text(&*payload)))

@@ -43,7 +43,11 @@ impl SimNet {
         if !addr.ip().is_unspecified() && addr.ip() != own {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        let (port, inbox) = self.host.ports.bind(addr.port()).ok_or(io::ErrorKind::AddrInUse)?;
+        let (port, inbox) = self
+            .host
+            .ports
+            .bind(addr.port())
+            .ok_or(io::ErrorKind::AddrInUse)?;
         Ok(Udp {
             addr: SocketAddr::new(addr.ip(), port),
             inbox,
@@ -72,14 +76,18 @@ impl Net for SimNet {
     async fn listen(&self, addr: SocketAddr) -> io::Result<SimListener> {
         match addr.ip().is_loopback() {
             true => self.host.loopback.listen(addr).map(SimListener::Loop),
-            false => WireListener::bind(&self.shared, &self.host, addr).await.map(SimListener::Wire),
+            false => WireListener::bind(&self.shared, &self.host, addr)
+                .await
+                .map(SimListener::Wire),
         }
     }
 
     async fn connect(&self, source: Option<IpAddr>, to: SocketAddr) -> io::Result<SimStream> {
         match to.ip().is_loopback() {
             true => self.host.loopback.connect(source, to).map(SimStream::Loop),
-            false => WireStream::connect(&self.shared, &self.host, to).await.map(SimStream::Wire),
+            false => WireStream::connect(&self.shared, &self.host, to)
+                .await
+                .map(SimStream::Wire),
         }
     }
 

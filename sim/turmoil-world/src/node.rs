@@ -33,7 +33,8 @@ pub fn cluster_secret(cluster: u8) -> ClusterSecret {
 pub fn peer_id(topology: &Topology, node: NodeIndex) -> Result<PeerId, String> {
     let spec = topology.node(node);
     let name = &topology.node(spec.poses_as.unwrap_or(node)).name;
-    name.parse().map_err(|error| format!("{name:?} is no name: {error}"))
+    name.parse()
+        .map_err(|error| format!("{name:?} is no name: {error}"))
 }
 
 /// The process of a node, from its start to its end.
@@ -108,9 +109,8 @@ fn config(topology: &Topology, node: NodeIndex) -> Result<Config, String> {
     let secret = cluster_secret(spec.cluster);
     let me = spec.poses_as.unwrap_or(node);
     let id = peer_id(topology, node)?;
-    let vip = |node: NodeIndex| {
-        Vip::new(node.vip()).map_err(|error| format!("node {}: {error}", node.0))
-    };
+    let vip =
+        |node: NodeIndex| Vip::new(node.vip()).map_err(|error| format!("node {}: {error}", node.0));
     let peers = topology.members().filter(|peer| *peer != me).map(|peer| {
         let id = peer_id(topology, peer)?;
         Ok::<_, String>(PeerConfig {
@@ -135,7 +135,11 @@ fn config(topology: &Topology, node: NodeIndex) -> Result<Config, String> {
         identity: secret.identity(&id),
         peers: peers.collect::<Result<_, _>>()?,
         id,
-        allow: Service::ALL.into_iter().filter(|s| s.is_allowed()).map(rule).collect(),
+        allow: Service::ALL
+            .into_iter()
+            .filter(|s| s.is_allowed())
+            .map(rule)
+            .collect(),
         udp_port: UDP_PORT,
         stun: if spec.stun { vec![server] } else { Vec::new() },
         turn: turn.collect(),

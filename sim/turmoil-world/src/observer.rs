@@ -43,8 +43,7 @@ async fn watch_node(
     let state = &shared.nodes[node.index()];
     loop {
         if state.running.get() {
-            let request =
-                client.request(Method::GET, "/status", Bytes::new(), PAGE_LEN_MAX, LIMIT);
+            let request = client.request(Method::GET, "/status", Bytes::new(), PAGE_LEN_MAX, LIMIT);
             if let Ok((StatusCode::OK, page)) = request.await
                 && state.running.get()
             {

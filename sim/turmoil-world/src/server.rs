@@ -7,14 +7,16 @@ use std::time::Duration;
 use holdfast_core::entropy::Seed;
 use holdfast_io::clock::Clock;
 use holdfast_io::http::Stop;
+use holdfast_io::net::Net;
 use holdfast_io::spawn::{Spawn, Task};
-use holdfast_plan::{BROKER_PORT, SERVERS, TURN_PORT, What};
+use holdfast_plan::{Action, BROKER_PORT, SERVERS, TURN_PORT, What};
 use holdfast_servers::broker::BrokerLimits;
 use holdfast_servers::relay::{TurnOptions, TurnServer};
 use holdfast_servers::rendezvous::{RendezvousOptions, run_rendezvous};
 use holdfast_servers::turn::SharedSecret;
 
 use crate::clock::SimClock;
+use crate::lossy::{BEHIND, serve_front};
 use crate::node::TURN_SECRET;
 use crate::shared::Shared;
 use crate::spawn::SimSpawn;
@@ -66,9 +68,11 @@ pub async fn run_server(shared: Rc<Shared>, server: usize) -> turmoil::Result {
             run_broker(shared.clone(), server, run, group)
         });
         // The first server is the one with STUN and TURN.
-        turn.set((host, "turn"), state.turn.get() && server == 0, |run, group| {
-            run_turn(shared.clone(), server, run, group)
-        });
+        turn.set(
+            (host, "turn"),
+            state.turn.get() && server == 0,
+            |run, group| run_turn(shared.clone(), server, run, group),
+        );
         state.changed.notified().await;
     }
 }
@@ -80,21 +84,54 @@ fn seed(shared: &Shared, server: usize, run: u32) -> Seed {
 async fn run_broker(shared: Rc<Shared>, server: usize, run: u32, group: SimSpawn) {
     let host = shared.server_host(server).clone();
     let clock = SimClock(host.clock.clone());
+    let addr = SocketAddr::new(SERVERS[server].into(), BROKER_PORT);
+    let lossy = shared
+        .plan
+        .steps
+        .iter()
+        .any(|s| matches!(s.action, Action::BrokerLoss { .. }));
+    let _front = lossy.then(|| {
+        let front = run_front(shared.clone(), (server, run), addr, group.clone());
+        group.spawn("lossy front", front)
+    });
     for _ in 0..BIND_TRIES {
         let (_never, stop) = Stop::new();
         let options = RendezvousOptions {
-            listen: SocketAddr::new(SERVERS[server].into(), BROKER_PORT),
+            listen: if lossy { BEHIND } else { addr },
             limits: BrokerLimits::default(),
             turn: None,
         };
         let seed = seed(&shared, server, run);
         let net = shared.net(&host);
-        if run_rendezvous(options, net, clock.clone(), group.clone(), seed, stop).await.is_ok() {
+        if run_rendezvous(options, net, clock.clone(), group.clone(), seed, stop)
+            .await
+            .is_ok()
+        {
             return;
         }
         clock.sleep(BIND_PAUSE).await;
     }
     let line = format!("broker {server} cannot open its sockets");
+    shared.note(None, What::Error { line });
+}
+
+/// What loses and repeats, where nodes look for the broker.
+async fn run_front(
+    shared: Rc<Shared>,
+    (server, run): (usize, u32),
+    addr: SocketAddr,
+    group: SimSpawn,
+) {
+    let host = shared.server_host(server).clone();
+    let (net, clock) = (shared.net(&host), SimClock(host.clock.clone()));
+    for _ in 0..BIND_TRIES {
+        if let Ok(listener) = net.listen(addr).await {
+            let entropy = seed(&shared, server, run).fork("front").rng();
+            return serve_front(listener, shared, (net, clock, group), entropy).await;
+        }
+        clock.sleep(BIND_PAUSE).await;
+    }
+    let line = format!("the front of broker {server} cannot open its socket");
     shared.note(None, What::Error { line });
 }
 

@@ -133,13 +133,25 @@ impl Shared {
             let turmoil_ip = Ipv4Addr::from_bits(NODES_FROM + n as u32);
             let addresses = [turmoil_ip, node.address];
             let model = Some(built.nodes[n]);
-            hosts.push(Host::new(hosts.len(), &node.name, model, addresses, node.clock));
+            hosts.push(Host::new(
+                hosts.len(),
+                &node.name,
+                model,
+                addresses,
+                node.clock,
+            ));
         }
         for (n, model) in built.servers.iter().enumerate() {
             let name = format!("server-{}", n + 1);
             let addresses = [SERVERS[n]; 2];
             let clock = ClockSpec::default();
-            hosts.push(Host::new(hosts.len(), &name, Some(*model), addresses, clock));
+            hosts.push(Host::new(
+                hosts.len(),
+                &name,
+                Some(*model),
+                addresses,
+                clock,
+            ));
         }
         for (name, ip) in [("applications", APPS), ("outsider", OUTSIDER)] {
             let clock = ClockSpec::default();
@@ -151,7 +163,12 @@ impl Shared {
             changed: Notify::new(),
         };
         Ok(Rc::new(Shared {
-            nodes: plan.topology.nodes.iter().map(|_| NodeState::default()).collect(),
+            nodes: plan
+                .topology
+                .nodes
+                .iter()
+                .map(|_| NodeState::default())
+                .collect(),
             servers: built.servers.iter().map(server).collect(),
             fabric: RefCell::new(fabric),
             journal: RefCell::new(Journal::new(mode)),
@@ -224,22 +241,27 @@ impl Shared {
     pub fn deliver(&self) {
         let now = self.now.get();
         let arrived = self.fabric.borrow_mut().poll(now);
-        let mut journal = self.journal.borrow_mut();
         for delivery in arrived {
             let host = self.hosts.iter().find(|h| h.model == Some(delivery.to));
             let Some(host) = host else { continue };
             let packet = delivery.packet;
-            journal.figures.events += 1;
-            if journal.trace.is_on() {
-                let record = Record::Rx {
-                    from: packet.src,
-                    len: packet.payload.len(),
-                    hash: hash(&packet.payload),
-                };
-                journal.trace.record(now, &host.name, &record);
-            }
-            host.ports.deliver(packet.src, packet.dst, packet.payload);
+            self.arrive(host, packet.src, packet.dst, packet.payload);
         }
+    }
+
+    /// A datagram arrives at a host.
+    pub fn arrive(&self, host: &Host, from: SocketAddr, to: SocketAddr, payload: Bytes) {
+        let mut journal = self.journal.borrow_mut();
+        journal.figures.events += 1;
+        if journal.trace.is_on() {
+            let record = Record::Rx {
+                from,
+                len: payload.len(),
+                hash: hash(&payload),
+            };
+            journal.trace.record(self.now.get(), &host.name, &record);
+        }
+        host.ports.deliver(from, to, payload);
     }
 
     /// Something was observed, at a node or nowhere.
@@ -260,7 +282,12 @@ impl Shared {
         let node = line.host.filter(|number| *number < self.nodes.len());
         let node = node.map(|number| NodeIndex(number as u16));
         if line.level == tracing::Level::ERROR {
-            self.note(node, What::Error { line: line.to_string() });
+            self.note(
+                node,
+                What::Error {
+                    line: line.to_string(),
+                },
+            );
         } else if let Some(what) = node.and_then(|_| self.meaning(line)) {
             self.note(node, what);
         }
@@ -273,7 +300,9 @@ impl Shared {
             "path selected" => Some(What::Path {
                 peer: peer()?,
                 class: line.get("class").parse::<PathClass>().ok()?,
-                detail: ["local", "remote", "why"].map(|field| line.get(field)).join(" "),
+                detail: ["local", "remote", "why"]
+                    .map(|field| line.get(field))
+                    .join(" "),
             }),
             "the peer has restarted" => Some(What::PeerRestarted { peer: peer()? }),
             "something from outside was refused" => Some(What::Refused {
@@ -312,7 +341,8 @@ fn hash(content: &[u8]) -> u64 {
     for chunk in content.chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
-        state = (state.rotate_left(7) ^ u64::from_le_bytes(word)).wrapping_mul(0x2545_f491_4f6c_dd1d);
+        state =
+            (state.rotate_left(7) ^ u64::from_le_bytes(word)).wrapping_mul(0x2545_f491_4f6c_dd1d);
     }
     state ^ (state >> 29)
 }

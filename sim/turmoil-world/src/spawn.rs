@@ -30,7 +30,9 @@ pub fn take_panic() -> Option<String> {
 
 /// What a panic said.
 pub fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "a panic without a text".to_owned())
 }
@@ -82,7 +84,10 @@ impl SimSpawn {
 }
 
 impl Spawn for SimSpawn {
-    #[allow(clippy::disallowed_methods, reason = "turmoil's hosts are tokio runtimes")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "turmoil's hosts are tokio runtimes"
+    )]
     fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + 'static) -> Task {
         let task = tokio::task::spawn_local(self.scope(name, future));
         let abort = task.abort_handle();

@@ -1,13 +1,15 @@
 //! The world as a whole: time, steps, and the end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use holdfast_core::entropy::Entropy;
+use holdfast_core::simulation::take_marks;
 use holdfast_core::status::LinkState;
 use holdfast_plan::{
-    Action, Journal, LinkFinal, NetworkFault, NodeIndex, PathClass, Plan, QueueReport,
-    SETTLE, TraceMode, Wanted, What,
+    Action, Journal, LinkFinal, NetworkFault, NodeIndex, PathClass, Plan, QueueReport, SETTLE,
+    Step, TraceMode, UDP_PORT, Wanted, What,
 };
 use turmoil::Sim;
 
@@ -15,6 +17,7 @@ use crate::apps::Apps;
 use crate::log::Log;
 use crate::node::run_node;
 use crate::observer;
+use crate::outsider::{run_outsider, strangers};
 use crate::routes::Routes;
 use crate::server::run_server;
 use crate::shared::Shared;
@@ -25,6 +28,8 @@ const TICK: Duration = Duration::from_millis(1);
 /// Segments that one direction of one TCP connection holds. turmoil's default of 64 would
 /// let a relay over TCP carry 64 datagrams in a round trip.
 const TCP_SEGMENTS_MAX: usize = 1024;
+/// One way between the outsider and a server.
+const OUTSIDER_DELAY: Duration = Duration::from_millis(10);
 /// How often silent TCP connections are looked for.
 const TEND_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -35,6 +40,7 @@ pub struct World {
     apps: Apps,
     log: Log,
     routes: Routes,
+    strangers: Entropy,
     next_step: usize,
     settled_since: Option<Duration>,
 }
@@ -76,8 +82,22 @@ impl World {
                 programs.run().await
             })
         });
+        let attacked = |step: &Step| matches!(step.action, Action::Attack { .. });
+        if plan.steps.iter().any(attacked) {
+            let host = shared.outsider_host();
+            let (own, spawn) = (shared.clone(), SimSpawn::new(host.number));
+            sim.host(IpAddr::V4(host.turmoil_ip), move || {
+                spawn.scope("outsider", run_outsider(own.clone(), spawn.clone()))
+            });
+            // Like anybody's line.
+            for server in 0..shared.servers.len() {
+                let server = IpAddr::V4(shared.server_host(server).turmoil_ip);
+                sim.set_link_latency(IpAddr::V4(host.turmoil_ip), server, OUTSIDER_DELAY);
+            }
+        }
         let mut world = World {
             sim,
+            strangers: shared.seed.fork("strangers").rng(),
             routes: Routes::new(&plan.topology),
             shared,
             apps,
@@ -92,6 +112,8 @@ impl World {
     /// Play it to its end.
     pub fn run(mut self) -> Result<Journal, String> {
         let shared = self.shared.clone();
+        // Of whatever this thread did before.
+        take_marks();
         while !self.is_over() {
             shared.now.set(self.sim.elapsed());
             self.take_steps()?;
@@ -160,7 +182,12 @@ impl World {
             if step.at > now {
                 break;
             }
-            shared.note(None, What::Step { step: self.next_step });
+            shared.note(
+                None,
+                What::Step {
+                    step: self.next_step,
+                },
+            );
             self.next_step += 1;
             self.act(&step.action)?;
         }
@@ -220,7 +247,8 @@ impl World {
         }
         let host = self.shared.node_host(node);
         let sim = &mut self.sim;
-        host.loopback.killed(|| sim.crash(IpAddr::V4(host.turmoil_ip)));
+        host.loopback
+            .killed(|| sim.crash(IpAddr::V4(host.turmoil_ip)));
         state.gone(&self.shared, node, false);
     }
 
@@ -260,15 +288,24 @@ impl World {
         let nodes = self.shared.nodes.len();
         for host in &self.shared.hosts[..nodes + self.shared.servers.len()] {
             host.wires.tend(now, |peer| {
-                let other = self.shared.hosts.iter().find(|h| IpAddr::V4(h.turmoil_ip) == peer)?;
+                let other = self
+                    .shared
+                    .hosts
+                    .iter()
+                    .find(|h| IpAddr::V4(h.turmoil_ip) == peer)?;
                 let (node, server) = (host.number.min(other.number), host.number.max(other.number));
-                self.routes.silent_since(NodeIndex(node as u16), server.checked_sub(nodes)?)
+                self.routes
+                    .silent_since(NodeIndex(node as u16), server.checked_sub(nodes)?)
             });
         }
     }
 
-    fn strangers(&self, node: NodeIndex, count: u32) {
-        let _ = (node, count);
+    fn strangers(&mut self, node: NodeIndex, count: u32) {
+        let host = self.shared.node_host(node);
+        let to = SocketAddr::new(host.address(), UDP_PORT);
+        for (from, bytes) in strangers(&mut self.strangers, count) {
+            self.shared.arrive(host, from, to, bytes);
+        }
     }
 
     fn finish(self) -> Journal {
@@ -285,6 +322,7 @@ impl World {
         }
         let mut journal = shared.journal.take();
         journal.ended_at = self.now();
+        journal.marks = take_marks();
         journal
     }
 }

@@ -86,7 +86,8 @@ impl Apps {
                 for sequence in 0..count {
                     let bytes = datagram(op.id, sequence, len_bytes);
                     let sent = socket.send_to(&bytes, to).await.is_ok();
-                    self.sinks.with(op.id, |tally| tally.sent += u64::from(sent));
+                    self.sinks
+                        .with(op.id, |tally| tally.sent += u64::from(sent));
                     self.pause(interval).await;
                 }
                 self.clock.sleep(LINGER).await;
@@ -124,11 +125,17 @@ impl Apps {
 
     fn strange(&self, node: NodeIndex, from: SocketAddr, len: usize) {
         let from = self.node_at(from);
-        self.shared.note(Some(node), What::StrangeDatagram { from, len });
+        self.shared
+            .note(Some(node), What::StrangeDatagram { from, len });
     }
 
     /// Answer for ever.
-    pub(super) async fn serve_datagrams(&self, node: NodeIndex, service: Service, addr: SocketAddr) {
+    pub(super) async fn serve_datagrams(
+        &self,
+        node: NodeIndex,
+        service: Service,
+        addr: SocketAddr,
+    ) {
         let net = self.net(node);
         let socket = loop {
             match net.bind_datagram(addr).await {

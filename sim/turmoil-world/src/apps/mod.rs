@@ -107,7 +107,11 @@ impl Apps {
             return None;
         };
         let vip = u16::from_be_bytes([high, low]);
-        self.shared.plan.topology.members().find(|node| node.vip() == vip)
+        self.shared
+            .plan
+            .topology
+            .members()
+            .find(|node| node.vip() == vip)
     }
 
     async fn pause(&self, length: Duration) {

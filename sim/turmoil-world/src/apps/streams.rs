@@ -27,7 +27,10 @@ const BIND_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends of streams that are in use.
 #[derive(Default)]
-pub struct OpenStreams(RefCell<BTreeMap<u64, (NodeIndex, Rc<End>)>>, std::cell::Cell<u64>);
+pub struct OpenStreams(
+    RefCell<BTreeMap<u64, (NodeIndex, Rc<End>)>>,
+    std::cell::Cell<u64>,
+);
 
 impl OpenStreams {
     fn add(&self, node: NodeIndex, end: &Rc<End>) -> u64 {
@@ -92,7 +95,8 @@ impl End {
         report.received += bytes.len() as u64;
         report.altered_at = check.altered_at();
         report.op = report.op.or(check.op());
-        report.complete = check.is_complete();
+        // A server is told of an end as well, a client only waits for the last byte.
+        report.complete = report.side == Side::Client && check.is_complete();
         report.first_byte_at.get_or_insert(now);
         if let Some(before) = self.last_byte_at.replace(Some(now)) {
             let gap = now.saturating_sub(before);
@@ -107,11 +111,18 @@ impl End {
     }
 
     fn finished(&self, now: Duration) {
-        self.report.borrow_mut().finished_at = Some(now);
+        let mut report = self.report.borrow_mut();
+        report.finished_at = Some(now);
+        if report.side == Side::Server {
+            report.complete = self.check.borrow().is_complete();
+        }
     }
 
     fn broken(&self, error: &io::Error) {
-        self.report.borrow_mut().reset.get_or_insert_with(|| error.to_string());
+        self.report
+            .borrow_mut()
+            .reset
+            .get_or_insert_with(|| error.to_string());
     }
 }
 
@@ -124,14 +135,20 @@ impl Apps {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let end = End::new(Side::Client, Some(op.id), Some(op.to), Check::expecting(source));
+            let end = End::new(
+                Side::Client,
+                Some(op.id),
+                Some(op.to),
+                Check::expecting(source),
+            );
             end.report.borrow_mut().attempts = attempts;
             let key = self.streams.add(op.from, &end);
             let tried = self.try_once(op, source, to, &end).await;
             if let Err(error) = &tried {
                 end.broken(error);
             }
-            if tried.is_ok() || self.now() >= give_up_at {
+            let done = tried.is_ok() || end.report.borrow().complete;
+            if done || self.now() >= give_up_at {
                 return self.streams.done(&self.shared, key);
             }
             // Until the next try this one is the last.

@@ -5,18 +5,18 @@ use std::time::Duration;
 use holdfast_net_model::{LinkConfig, Links, NatConfig};
 use holdfast_plan::topology::{default_links, nat_address, node_address};
 use holdfast_plan::{
-    Action, CLUSTER, ClockSpec, NatIndex, NatSpec, NodeIndex, NodeSpec, Op, OpId, OpKind, PathClass,
-    Place, Plan, Servers, Service, Step, Topology, Transport, Wanted,
+    Action, CLUSTER, ClockSpec, NatIndex, NatSpec, NodeIndex, NodeSpec, Op, OpId, OpKind,
+    PathClass, Place, Plan, Servers, Service, Step, Topology, Transport, Wanted,
 };
 
 pub const A: NodeIndex = NodeIndex(0);
 pub const B: NodeIndex = NodeIndex(1);
 
-pub fn ms(ms: u64) -> Duration {
+pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-pub fn secs(s: u64) -> Duration {
+pub const fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
@@ -62,7 +62,9 @@ pub fn two_homes() -> Topology {
 
 /// A plan that starts both nodes at once, and ends when it is settled.
 pub fn plan(name: &str, seed: u64, topology: Topology) -> Plan {
-    let steps = topology.node_indices().map(|node| step(Duration::ZERO, Action::Start(node)));
+    let steps = topology
+        .node_indices()
+        .map(|node| step(Duration::ZERO, Action::Start(node)));
     Plan {
         name: name.to_owned(),
         seed,
