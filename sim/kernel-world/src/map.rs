@@ -160,9 +160,6 @@ pub fn node_config(topology: &Topology, node: NodeIndex, traced: bool) -> NodeCo
         let services = Service::ALL.into_iter().filter(wanted);
         services.map(Service::port).collect::<Vec<_>>()
     };
-    // Everybody lists every name, intruders too: what keeps them out is the key alone.
-    let peers = topology.node_indices();
-    let peers = peers.filter(|n| topology.node(*n).poses_as.is_none());
     NodeConfig {
         id: name(spec.poses_as.unwrap_or(node)),
         vip: Some(claimed_vip(topology, node)),
@@ -179,7 +176,8 @@ pub fn node_config(topology: &Topology, node: NodeIndex, traced: bool) -> NodeCo
         log_format: "json",
         allow: ports(|service| service.is_allowed()),
         forward: ports(|_| true),
-        peers: peers.map(|n| (name(n), n.vip())).collect(),
+        // Members do not know intruders, who know them.
+        peers: topology.members().map(|n| (name(n), n.vip())).collect(),
         ..NodeConfig::default()
     }
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use holdfast_core::status::LinkState;
 use holdfast_kernel_world::{play, stage::can_run};
-use holdfast_net_model::NatConfig;
+use holdfast_net_model::{LinkConfig, Links, NatConfig};
 use holdfast_plan::topology::{default_links, nat_address, node_address};
 use holdfast_plan::{
-    Action, ClockSpec, Journal, NatIndex, NatSpec, NodeIndex, NodeSpec, Op, OpId, OpKind,
-    PathClass, Place, Plan, PlayError, Servers, Service, Side, Step, Topology, TraceMode,
-    Transport, Wanted, What,
+    Action, ClockSpec, Device, Journal, NatIndex, NatSpec, NetworkFault, NodeIndex, NodeSpec, Op,
+    OpId, OpKind, PathClass, Place, Plan, PlayError, Servers, Service, Side, Step, Topology,
+    TraceMode, Transport, Wanted, What,
 };
 
 const MEGABYTE: u64 = 1 << 20;
@@ -238,10 +238,155 @@ fn a_crashed_node_comes_back_and_its_link_settles_again() {
     assert_eq!(journal.trace.digest(), (0, 0));
 }
 
+/// An intruder with a secret of its own, on the public network.
+fn intruder(index: u16, poses_as: Option<NodeIndex>) -> NodeSpec {
+    NodeSpec {
+        cluster: index as u8,
+        poses_as,
+        ..node(index, Place::Public)
+    }
+}
+
+#[test]
+fn every_fault_that_this_world_knows_is_survived_and_intruders_stay_outside() {
+    if !can_run() {
+        return;
+    }
+    let mut plan = pair("faults", NatConfig::home, PathClass::Direct);
+    plan.ends_at = Duration::from_secs(60);
+    let (mallory, mask) = (NodeIndex(2), NodeIndex(3));
+    plan.topology.nodes.push(intruder(2, None));
+    plan.topology.nodes.push(intruder(3, Some(B)));
+    step(&mut plan, 0, Action::Start(mallory));
+    step(&mut plan, 0, Action::Start(mask));
+    let steady = OpKind::Datagrams {
+        count: 560,
+        interval: Duration::from_millis(25),
+        len_bytes: 100,
+    };
+    let steady = talk(&mut plan, 1_000, Service::Echo, steady);
+    let once = OpKind::Stream {
+        bytes: 1_000,
+        patience: Duration::from_secs(1),
+    };
+    let knocks = [(mallory, A), (mask, A)].map(|(from, to)| {
+        let id = talk(&mut plan, 1_000, Service::Echo, once);
+        let last = plan.steps.last_mut().unwrap();
+        if let Action::Traffic(op) = &mut last.action {
+            (op.from, op.to) = (from, to);
+        }
+        id
+    });
+    let link = |links| NetworkFault::Link {
+        device: Device::Nat(NatIndex(0)),
+        links: Box::new(links),
+    };
+    let dark = Links::symmetric(LinkConfig {
+        blackhole: true,
+        ..default_links().up
+    });
+    let blocked = |on| NetworkFault::UdpBlocked {
+        nat: NatIndex(1),
+        on,
+    };
+    for (at_ms, action) in [
+        (2_000, Action::Network(link(dark))),
+        (2_700, Action::Network(link(default_links()))),
+        (3_500, Action::Network(NetworkFault::Flush(NatIndex(0)))),
+        (5_000, Action::Pause(B)),
+        (5_500, Action::Thaw(B)),
+        (6_000, Action::Turn { up: false }),
+        (
+            6_000,
+            Action::Broker {
+                broker: 0,
+                up: false,
+            },
+        ),
+        (
+            6_200,
+            Action::Strangers {
+                node: A,
+                count: 500,
+            },
+        ),
+        (
+            7_000,
+            Action::Broker {
+                broker: 0,
+                up: true,
+            },
+        ),
+        (7_000, Action::Turn { up: true }),
+        (8_000, Action::Stop(B)),
+        (8_600, Action::Start(B)),
+        (10_000, Action::Network(blocked(true))),
+        (12_500, Action::Network(blocked(false))),
+        (13_000, Action::Mark),
+    ] {
+        step(&mut plan, at_ms, action);
+    }
+    let journal = played(&plan, TraceMode::Off);
+    assert!(journal.ended_at < plan.ends_at, "it never settled");
+    assert_no_errors(&journal);
+    let told = journal
+        .entries
+        .iter()
+        .map(|entry| (entry.node, &entry.what));
+    let told: Vec<_> = told.collect();
+    let steps = told
+        .iter()
+        .filter(|(_, what)| matches!(what, What::Step { .. }));
+    assert_eq!(steps.count(), plan.steps.len());
+    for (node, what) in &told {
+        let is_intruder = *node == Some(mallory) || *node == Some(mask);
+        if let What::Link { peer, state, .. } = what {
+            let is_up = *state == LinkState::Up;
+            let with_intruder = is_intruder || *peer == mallory;
+            assert!(!(is_up && with_intruder), "{node:?} {what:?}");
+        }
+    }
+    for knock in knocks {
+        let client = journal.client(knock).unwrap();
+        assert!(client.received == 0 && !client.complete, "{client:?}");
+    }
+    assert!(
+        !journal
+            .streams()
+            .any(|(_, report)| report.side == Side::Server)
+    );
+    let saw = |node, wanted: fn(&What) -> bool| {
+        let mut told = told.iter();
+        told.any(|(at, what)| *at == Some(node) && wanted(what))
+    };
+    assert!(
+        saw(A, |what| matches!(what, What::Refused { .. })),
+        "strangers are counted"
+    );
+    assert!(
+        saw(B, |what| matches!(what, What::Ended { clean: true })),
+        "a goodbye"
+    );
+    let relayed = |what: &What| {
+        let class = PathClass::Relay;
+        matches!(what, What::Path { class: c, .. } if *c == class)
+    };
+    assert!(saw(A, relayed), "around the NAT that blocks UDP");
+    let report = journal.datagrams(steady).unwrap();
+    assert_eq!(report.sent, 560);
+    assert!(report.received > 200, "{report:?}");
+    let (longest, _) = report.gap_max.unwrap();
+    assert!(
+        longest > Duration::from_millis(400),
+        "{report:?}: nothing was dark"
+    );
+    figure(&format!("{report:?}"));
+}
+
 #[test]
 fn what_this_world_lacks_is_refused_before_anything_is_made() {
     let mut plan = pair("cut", NatConfig::home, PathClass::Direct);
-    let cut = holdfast_plan::NetworkFault::Cut { from: A, to: B };
+    let cut = NetworkFault::Cut { from: A, to: B };
     step(&mut plan, 0, Action::Network(cut));
     let refused = play(&plan, TraceMode::Off).unwrap_err();
     assert!(matches!(refused, PlayError::Unsupported { what, .. } if what == "cut"));
