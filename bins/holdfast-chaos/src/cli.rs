@@ -1,9 +1,11 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use holdfast_chaos::Mutant;
 use holdfast_plan::WorldKind;
 
 /// Plays disasters from a seed, in up to three worlds, and judges what came of them.
@@ -70,9 +72,9 @@ pub struct RunArgs {
     /// All scenarios
     #[arg(long, group = "which")]
     pub all: bool,
-    /// Only in this world: core, turmoil or kernel [default: all of the scenario's]
-    #[arg(long)]
-    pub world: Option<WorldKind>,
+    /// Only in these worlds: core, turmoil, kernel [default: all of the scenario's]
+    #[arg(long, value_name = "WORLD,…", value_delimiter = ',')]
+    pub world: Vec<WorldKind>,
     /// This seed
     #[arg(long, value_name = "N", group = "seeding")]
     pub seed: Option<u64>,
@@ -82,6 +84,12 @@ pub struct RunArgs {
     /// So many seeds that this commit has not seen: they derive from it
     #[arg(long, value_name = "N", group = "seeding")]
     pub fresh: Option<u64>,
+    /// Plant this mistake first, to see which oracle notices it
+    #[arg(long, value_name = "NAME")]
+    pub mutant: Option<Mutant>,
+    /// How many seeds at once [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -95,7 +103,7 @@ pub struct ReplayArgs {
     #[arg(group = "source", requires = "seed")]
     pub scenario: Option<String>,
     /// A recorded trace, of a replay or of a node's flight recorder, instead of a scenario
-    #[arg(long, value_name = "FILE", group = "source", conflicts_with_all = ["seed", "world", "trace", "canary", "digest"])]
+    #[arg(long, value_name = "FILE", group = "source", conflicts_with_all = ["seed", "world", "trace", "canary", "scenario_digest", "commit", "mutant"])]
     pub recorded: Option<PathBuf>,
     /// The seed
     #[arg(long, value_name = "N")]
@@ -103,9 +111,15 @@ pub struct ReplayArgs {
     /// The world: core, turmoil or kernel [default: the scenario's first]
     #[arg(long)]
     pub world: Option<WorldKind>,
-    /// The digest that the scenario had when the seed failed: warn when it is another now
+    /// The digest of the scenario when the seed failed: a warning when it is another now
     #[arg(long, value_name = "HEX")]
-    pub digest: Option<String>,
+    pub scenario_digest: Option<String>,
+    /// The commit on which the seed failed: a warning when it is another now
+    #[arg(long, value_name = "HASH")]
+    pub commit: Option<String>,
+    /// Plant this mistake first
+    #[arg(long, value_name = "NAME")]
+    pub mutant: Option<Mutant>,
     /// Write every input and output of every machine, as lines of JSON
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -134,6 +148,9 @@ pub struct SearchArgs {
     /// The first seed [default: derived from the commit]
     #[arg(long, value_name = "N")]
     pub from: Option<u64>,
+    /// How many seeds at once [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// `holdfast-chaos shrink`.
@@ -150,7 +167,7 @@ pub struct ShrinkArgs {
     /// How long
     #[arg(long, value_name = "M", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_080))]
     pub minutes: u64,
-    /// Where to write it [default: scenarios/regressions]
+    /// Where to write it [default: a new file in scenarios/regressions]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
@@ -161,6 +178,14 @@ pub struct ReportArgs {
     /// What `run --json` printed, instead of running everything again
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
+    /// Only in these worlds: core, turmoil, kernel [default: all of each scenario's]
+    #[arg(
+        long,
+        value_name = "WORLD,…",
+        value_delimiter = ',',
+        conflicts_with = "from"
+    )]
+    pub world: Vec<WorldKind>,
     /// Also plant every mutant, and look which of them are caught
     #[arg(long)]
     pub mutants: bool,

@@ -32,4 +32,4 @@ mod page;
 
 pub use limit::{EVENTS_MAX, FLOWS_MAX, LANES_MAX, LINES_MAX, LINKS_MAX, MESSAGES_MAX};
 pub use line::{LINE_LEN_MAX, PageError};
-pub use page::{Gap, Page, from_recorded};
+pub use page::{Gap, Operation, Page, from_recorded};

@@ -25,8 +25,8 @@ pub struct Page {
     pub steps: Vec<(Duration, String, bool)>,
     /// How long faults lasted: from, to, and which.
     pub spans: Vec<(Duration, Duration, String)>,
-    /// What the workload's operations are called, by their numbers.
-    pub ops: BTreeMap<u32, String>,
+    /// The workload's operations, by their numbers.
+    pub ops: BTreeMap<u32, Operation>,
     /// The longest silences of operations. Lines tell their length only.
     pub gaps: Vec<Gap>,
     /// Which oracles were violated, when, and how.
@@ -35,6 +35,15 @@ pub struct Page {
     pub judged: bool,
     /// How often each coverage mark was passed.
     pub marks: BTreeMap<String, u64>,
+}
+
+/// A conversation of two applications.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// What it is called.
+    pub label: String,
+    /// When it was asked for.
+    pub at: Duration,
 }
 
 /// The longest silence of one operation.

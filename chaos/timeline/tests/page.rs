@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use holdfast_timeline::{Page, PageError, from_recorded};
+use holdfast_timeline::{Operation, Page, PageError, from_recorded};
 use serde_json::{Value, json};
 
 const SHORT: &str = include_str!("data/short.jsonl");
@@ -30,7 +30,14 @@ fn page() -> Page {
             (s(2), "cut a -> b".into(), true),
         ],
         spans: vec![(s(2), s(4), "cut a -> b".into())],
-        ops: [(0, "bulk".to_owned())].into(),
+        ops: [(
+            0,
+            Operation {
+                label: "bulk".into(),
+                at: s(1),
+            },
+        )]
+        .into(),
         violations: vec![(s(5), "convergence: a-b is down".into())],
         judged: true,
         ..Page::default()
@@ -117,7 +124,14 @@ fn what_a_stranger_sent_can_never_become_markup_or_script() {
             nodes: vec![text.into()],
             steps: vec![(Duration::ZERO, text.into(), true)],
             spans: vec![(Duration::ZERO, Duration::ZERO, text.into())],
-            ops: [(0, text.to_owned())].into(),
+            ops: [(
+                0,
+                Operation {
+                    label: text.into(),
+                    at: Duration::ZERO,
+                },
+            )]
+            .into(),
             violations: vec![(Duration::ZERO, text.into())],
             marks: [(text.to_owned(), 1)].into(),
             ..Page::default()

@@ -25,7 +25,7 @@ impl Words<'_> {
             return "unknown".to_owned();
         };
         match self.0.ops.get(&op) {
-            Some(name) => name.clone(),
+            Some(operation) => operation.label.clone(),
             None => format!("op {op}"),
         }
     }
@@ -138,11 +138,9 @@ impl Words<'_> {
                 self.stream(seen),
             ),
             "datagrams" => {
-                let name = self.op(seen.op);
-                let begun = |step: &&(Duration, String, bool)| !step.2 && step.1.contains(&name);
-                let step = self.0.steps.iter().find(begun)?;
+                let operation = self.0.ops.get(&seen.op?)?;
                 (
-                    limit::nanos(step.0),
+                    limit::nanos(operation.at),
                     seen.received? > 0,
                     self.datagrams(seen),
                 )

@@ -1,0 +1,88 @@
+//! `list`: which scenarios there are.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use holdfast_chaos::Scenario;
+use serde::Serialize;
+
+use crate::cli::ListArgs;
+use crate::output::{Table, length, print, print_json};
+use crate::{find, load};
+
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    description: String,
+    worlds: Vec<World>,
+}
+
+#[derive(Serialize)]
+struct World {
+    world: &'static str,
+    /// How many seeds its budget has.
+    seeds: u64,
+    /// How long all of them last at most, in the world's time.
+    simulated_s_max: f64,
+}
+
+impl Listed {
+    fn of(scenario: &Scenario) -> Listed {
+        let worlds = scenario.worlds().iter().map(|world| {
+            let range = scenario.seeds(*world);
+            let seeds = range.end.saturating_sub(range.start);
+            // How long a run lasts at most does not depend on its seed.
+            let longest = scenario.plan(range.start, *world).ends_at;
+            World {
+                world: world.as_str(),
+                seeds,
+                simulated_s_max: longest.as_secs_f64() * seeds as f64,
+            }
+        });
+        Listed {
+            name: scenario.name().to_owned(),
+            description: scenario.description().to_owned(),
+            worlds: worlds.collect(),
+        }
+    }
+}
+
+/// Show all that can be loaded, and what is wrong with the others on standard error.
+pub fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let mut listed = Vec::new();
+    for file in find::all()? {
+        match load(&file) {
+            Ok(scenario) => listed.push(Listed::of(&scenario)),
+            Err(error) => eprintln!("warning: {error}"),
+        }
+    }
+    if args.json {
+        print_json(&listed)?;
+    } else {
+        print(&table(&listed))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(listed: &[Listed]) -> String {
+    let mut table = Table::with_headings(&[
+        "SCENARIO",
+        "WORLDS: SEEDS",
+        ">SIMULATED AT MOST",
+        "DESCRIPTION",
+    ]);
+    for scenario in listed {
+        let worlds = scenario
+            .worlds
+            .iter()
+            .map(|w| format!("{}: {}", w.world, w.seeds));
+        let simulated: f64 = scenario.worlds.iter().map(|w| w.simulated_s_max).sum();
+        table.row([
+            scenario.name.clone(),
+            worlds.collect::<Vec<_>>().join(", "),
+            length(Duration::try_from_secs_f64(simulated).unwrap_or(Duration::MAX)),
+            scenario.description.clone(),
+        ]);
+    }
+    table.render()
+}
