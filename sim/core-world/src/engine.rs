@@ -94,7 +94,8 @@ pub struct World {
     broker_runs: u64,
     pub(crate) stacks: Vec<Stack>,
     pub(crate) ops: Vec<OpState>,
-    pub(crate) links_changed: bool,
+    /// Something happened on which it depends whether the world has settled.
+    pub(crate) stirred: bool,
     roles: Vec<Role>,
     dirty: Vec<usize>,
     draws: Draws,
@@ -140,7 +141,7 @@ impl World {
             broker_runs: 0,
             stacks: stacks.into_iter().map(stack).collect(),
             ops: Vec::new(),
-            links_changed: false,
+            stirred: false,
             roles,
             dirty: Vec::new(),
             draws: Draws::new(seed.fork("network")),

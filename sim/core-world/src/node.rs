@@ -330,7 +330,7 @@ impl World {
             stop_at: None,
             end_at: None,
         });
-        self.links_changed = true;
+        self.stirred = true;
         self.note(node, What::Started);
         self.call(node, |mesh, now| {
             mesh.handle(now, Input::LocalAddresses(vec![ip.into()]));
@@ -373,7 +373,7 @@ impl World {
         stack.abort_all(None);
         let host = me.host;
         self.touch(host);
-        self.links_changed = true;
+        self.stirred = true;
         for (stream, app) in run.apps {
             self.stream_broke(node, stream, app, "the node's process ended");
         }
@@ -727,7 +727,7 @@ impl World {
                 let Some(link) = named(run, &peer) else {
                     return;
                 };
-                self.links_changed = true;
+                self.stirred = true;
                 run.views[link].state = to;
                 What::Link {
                     peer: run.peers[link],
@@ -746,7 +746,7 @@ impl World {
                 let Some((link, class)) = link.zip(class.parse::<PathClass>().ok()) else {
                     return;
                 };
-                self.links_changed = true;
+                self.stirred = true;
                 run.views[link].class = Some(class);
                 What::Path {
                     peer: run.peers[link],

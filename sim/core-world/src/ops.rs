@@ -220,6 +220,7 @@ impl World {
             return self.timers.once(next, Once::Op(n));
         }
         state.done = true;
+        self.stirred = true;
         let node = state.op.from.index();
         self.note(node, What::Stream(report));
     }
@@ -400,6 +401,7 @@ impl World {
     }
 
     fn datagrams_over(&mut self, n: usize) {
+        self.stirred = true;
         let state = &mut self.ops[n];
         state.done = true;
         let seen = &state.datagrams;

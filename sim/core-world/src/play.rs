@@ -165,7 +165,6 @@ impl<'a> Player<'a> {
                 Some(Some(Once::Op(n))) => {
                     self.world.go_on(n);
                     self.world.flush();
-                    self.world.links_changed |= self.world.ops[n].done;
                 }
                 Some(Some(Once::Step(n))) => self.happen(n)?,
                 Some(Some(Once::Look)) => {
@@ -174,7 +173,7 @@ impl<'a> Player<'a> {
                     self.world.timers.once(next, Once::Look);
                 }
             }
-            if self.plan.ends_when_settled && std::mem::take(&mut self.world.links_changed) {
+            if self.plan.ends_when_settled && std::mem::take(&mut self.world.stirred) {
                 self.judge();
             }
             events += 1;
@@ -204,7 +203,7 @@ impl<'a> Player<'a> {
     fn happen(&mut self, n: usize) -> Result<(), PlayError> {
         let step = &self.plan.steps[n];
         self.steps_left -= 1;
-        self.world.links_changed = true;
+        self.world.stirred = true;
         let now = self.world.now;
         self.world.journal.note(now, None, What::Step { step: n });
         let world = &mut self.world;
