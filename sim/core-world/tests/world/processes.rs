@@ -89,9 +89,8 @@ fn a_node_that_stands_still_for_long_is_down_to_its_peer_and_comes_back() {
         .play();
     let went = first(&journal, A, s(5), down).unwrap();
     assert!(went > s(6) && went < s(9), "{went:?}");
-    assert_eq!(
+    assert!(
         first(&journal, B, s(5), |_| true).unwrap() >= s(15),
-        true,
         "it does nothing meanwhile"
     );
     let back = first(&journal, A, s(15), up).unwrap();
