@@ -6,19 +6,25 @@
 //! ourselves (with the same authenticated Binding requests) and move within a second and a
 //! half. Each end chooses for itself from the same evidence and accepts traffic on any pair.
 
+mod check;
 mod path;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ::is::stun::{StunMessage, StunPacket, TransId};
+use ::is::stun::{StunMessage, StunPacket};
 use ::is::{Candidate, CandidateKind, IceAgent, IceCreds, Protocol, Sha1HmacProvider};
 use ring::hmac;
 
 use crate::entropy::{Entropy, Seed};
+use crate::signal::link_of_ufrag;
 use crate::signal::snapshot::{CANDIDATE_LEN_MAX, CANDIDATES_MAX, IceCredentials};
 use crate::status::PathStatus;
+use crate::stun::transaction_id;
+use crate::types::LinkId;
+pub use check::TransactionId;
+use check::{Checks, is_answer, is_request};
 pub use path::{Base, Pair, Path, PathState, RemoteKind};
 
 /// Most paths that are watched. Beyond it the least useful is forgotten.
@@ -45,11 +51,13 @@ const SEARCH: Timing = Timing {
     initial: Duration::from_millis(100),
     max: Duration::from_millis(500),
 };
-/// Checks by the agent once a direct path carries traffic: our own watch does the rest.
+/// Checks by the agent once it had its time and a path works: our own watch does the rest.
 const RELAXED: Timing = Timing {
-    initial: Duration::from_millis(100),
-    max: Duration::from_secs(10),
+    initial: Duration::from_secs(60),
+    max: Duration::from_secs(600),
 };
+/// Time for the agent to check everything several times, after something has changed.
+const SEARCH_FOR: Duration = Duration::from_secs(3);
 /// Unanswered checks after which the agent gives a pair up.
 const RETRANSMITS: usize = 6;
 /// First wait before all pairs are formed again when none, or no direct one, works.
@@ -118,9 +126,20 @@ pub enum StunVerdict {
     Rejected,
 }
 
+/// A STUN message to send on a candidate pair.
+#[derive(Debug)]
+pub struct IceTransmit {
+    /// The pair.
+    pub pair: Pair,
+    /// The message.
+    pub contents: Vec<u8>,
+    /// Whose answer is this link's, unless the transaction itself says so.
+    pub asks: Option<TransactionId>,
+}
+
 #[derive(Debug)]
 struct Asked {
-    id: TransId,
+    id: TransactionId,
     pair: Pair,
     at: Instant,
     /// Whether the agent sent it; otherwise we did.
@@ -130,6 +149,11 @@ struct Asked {
 /// ICE for one session of a link.
 pub struct Ice {
     agent: IceAgent,
+    /// When the agent has something to do.
+    agent_at: Option<Instant>,
+    checks: Checks,
+    /// Names the link in the transactions of our own checks.
+    link: LinkId,
     timing: Timing,
     controlling: bool,
     tie_breaker: u64,
@@ -148,7 +172,9 @@ pub struct Ice {
     selected: Option<Pair>,
     retry_at: Option<Instant>,
     retry: Duration,
-    transmits: VecDeque<(Pair, Vec<u8>)>,
+    /// Until when the agent looks for pairs eagerly.
+    search_until: Option<Instant>,
+    transmits: VecDeque<IceTransmit>,
     /// The deadline, until something changes it: it is asked for after every packet.
     deadline: Option<(Instant, &'static str)>,
     deadline_known: bool,
@@ -174,6 +200,9 @@ impl Ice {
                 SEARCH,
                 &mut entropy,
             ),
+            agent_at: None,
+            checks: Checks::new(&own, &remote, controlling, tie_breaker),
+            link: link_of_ufrag(&own.ufrag).unwrap_or(LinkId(u16::MAX)),
             timing: SEARCH,
             controlling,
             tie_breaker,
@@ -191,6 +220,7 @@ impl Ice {
             selected: None,
             retry_at: Some(now + RETRY_FIRST),
             retry: RETRY_FIRST,
+            search_until: Some(now + SEARCH_FOR),
             transmits: VecDeque::new(),
             deadline: None,
             deadline_known: false,
@@ -334,43 +364,81 @@ impl Ice {
         from: SocketAddr,
         data: &[u8],
     ) -> StunVerdict {
+        let pair = Pair { base, remote: from };
+        let known = if is_request(data) {
+            self.handle_request(now, pair, data)
+        } else if is_answer(data) {
+            self.handle_answer(now, pair, data)
+        } else {
+            None
+        };
+        known.unwrap_or_else(|| self.handle_by_agent(now, pair, data))
+    }
+
+    /// A request on a path that works, which is most of them: the agent has nothing to learn
+    /// from it. `None`: it is another one.
+    fn handle_request(&mut self, now: Instant, pair: Pair, data: &[u8]) -> Option<StunVerdict> {
+        let selected = self.selected == Some(pair);
+        let path = self.paths.iter_mut().find(|path| path.pair == pair)?;
+        if !path.is_usable() {
+            return None;
+        }
+        let id = self.checks.genuine_request(data)?;
+        self.deadline_known = false;
+        path.heard(now, selected, !self.controlling);
+        let rtt = path.rtt.unwrap_or_default();
+        let contents = self.checks.answer(id, pair.remote);
+        self.transmits.push_back(IceTransmit {
+            pair,
+            contents,
+            asks: None,
+        });
+        if planted!(OneWayBlind) {
+            self.answered(now, pair, rtt);
+        }
+        Some(StunVerdict::Accepted)
+    }
+
+    /// An answer to a check that we made ourselves. `None`: it is another one.
+    fn handle_answer(&mut self, now: Instant, pair: Pair, data: &[u8]) -> Option<StunVerdict> {
+        let id = transaction_id(data)?;
+        let mut asked = self.asked.iter();
+        let at = asked.position(|asked| asked.id == id && !asked.by_agent)?;
+        let asked = &self.asked[at];
+        // An answer over another path says nothing of this one (RFC 8445 section 7.2.5.2.1).
+        if asked.pair != pair || !self.checks.is_genuine_answer(data) {
+            return Some(StunVerdict::Rejected);
+        }
+        let rtt = now.saturating_duration_since(asked.at);
+        self.asked.remove(at);
+        self.deadline_known = false;
+        self.answered(now, pair, rtt);
+        Some(StunVerdict::Accepted)
+    }
+
+    fn handle_by_agent(&mut self, now: Instant, pair: Pair, data: &[u8]) -> StunVerdict {
         let Ok(message) = StunMessage::parse(data) else {
             return StunVerdict::Malformed;
         };
         self.deadline_known = false;
         self.seed_thread();
+        let from = pair.remote;
         if message.is_binding_request() && !self.admit_source(now, from, &message) {
             return StunVerdict::Rejected;
         }
         let is_answer = message.is_successful_binding_response();
-        let asked = is_answer
-            .then(|| self.take_asked(message.trans_id()))
-            .flatten()
-            // An answer over another path says nothing of this one (RFC 8445 section 7.2.5.2.1).
-            .filter(|asked| asked.pair == Pair { base, remote: from });
-        let accepted = match &asked {
-            Some(asked) if !asked.by_agent => message
-                .verify(self.remote.password.as_bytes(), |key, parts| {
-                    HmacSha1.sha1_hmac(key, parts)
-                }),
-            _ => self.agent.handle_packet(
-                now,
-                StunPacket {
-                    proto: Protocol::Udp,
-                    source: from,
-                    destination: base.addr(),
-                    message,
-                },
-            ),
+        let id = transaction_id(data).filter(|_| is_answer);
+        let asked = id
+            .and_then(|id| self.take_asked(id))
+            .filter(|asked| asked.pair == pair);
+        let packet = StunPacket {
+            proto: Protocol::Udp,
+            source: from,
+            destination: pair.base.addr(),
+            message,
         };
-        if !accepted {
+        if !self.agent.handle_packet(now, packet) {
             return StunVerdict::Rejected;
-        }
-        if planted!(OneWayBlind) && !is_answer && self.works(Pair { base, remote: from }) {
-            let rtt = self
-                .path(Pair { base, remote: from })
-                .and_then(|path| path.rtt);
-            self.answered(now, Pair { base, remote: from }, rtt.unwrap_or_default());
         }
         if let Some(asked) = asked {
             self.answered(now, asked.pair, now.saturating_duration_since(asked.at));
@@ -398,11 +466,13 @@ impl Ice {
             }
             self.renew_agent(now);
         }
+        // A way that nobody told us of: there may be pairs to find.
+        self.search(now);
         self.sources.push(from);
         true
     }
 
-    fn take_asked(&mut self, id: TransId) -> Option<Asked> {
+    fn take_asked(&mut self, id: TransactionId) -> Option<Asked> {
         let at = self.asked.iter().position(|asked| asked.id == id)?;
         self.asked.remove(at)
     }
@@ -436,13 +506,19 @@ impl Ice {
     /// Time passed.
     pub fn handle_deadline(&mut self, now: Instant) {
         self.deadline_known = false;
-        self.seed_thread();
         if self.retry_at.is_some_and(|at| at <= now) {
+            self.seed_thread();
+            self.search_until = Some(now + SEARCH_FOR);
+            self.set_timing(SEARCH);
             self.renew_agent(now);
             self.retry = (self.retry * 2).min(RETRY_LAST);
             self.retry_at = Some(now + self.retry);
         }
-        self.run_agent(now);
+        self.relax(now);
+        if self.agent_at.is_none_or(|at| at <= now) {
+            self.seed_thread();
+            self.run_agent(now);
+        }
         self.watch_paths(now);
         self.select(now);
     }
@@ -456,7 +532,7 @@ impl Ice {
         self.deadline
     }
 
-    fn next_deadline(&mut self) -> Option<(Instant, &'static str)> {
+    fn next_deadline(&self) -> Option<(Instant, &'static str)> {
         let current = self.selected_path();
         let prove = self
             .paths
@@ -469,10 +545,11 @@ impl Ice {
             .filter_map(|path| path.deadline(self.selected == Some(path.pair)))
             .min();
         [
-            (self.agent.poll_timeout(), "ICE checks"),
+            (self.agent_at, "ICE checks"),
             (watch, "a path is checked or judged"),
             (prove, "a better path has held long enough"),
             (self.retry_at, "candidate pairs are formed again"),
+            (self.search_until, "candidate pairs had their time"),
         ]
         .into_iter()
         .filter_map(|(at, why)| Some((at?, why)))
@@ -480,7 +557,7 @@ impl Ice {
     }
 
     /// The next STUN message to send.
-    pub fn poll_transmit(&mut self) -> Option<(Pair, Vec<u8>)> {
+    pub fn poll_transmit(&mut self) -> Option<IceTransmit> {
         self.transmits.pop_front()
     }
 
@@ -540,6 +617,20 @@ impl Ice {
         self.set_timing(SEARCH);
         self.retry = RETRY_FIRST;
         self.retry_at = Some(now + RETRY_FIRST);
+        self.search_until = Some(now + SEARCH_FOR);
+    }
+
+    /// Once a path works and the agent had its time, leave the rest to our own watch.
+    fn relax(&mut self, now: Instant) {
+        if self.search_until.is_none_or(|at| now < at) {
+            return;
+        }
+        if self.is_connected() {
+            self.search_until = None;
+            self.set_timing(RELAXED);
+        } else {
+            self.search_until = Some(now + SEARCH_FOR);
+        }
     }
 
     fn set_timing(&mut self, timing: Timing) {
@@ -547,6 +638,7 @@ impl Ice {
             self.timing = timing;
             self.agent.set_initial_stun_rto(timing.initial);
             self.agent.set_max_stun_rto(timing.max);
+            self.agent_at = self.agent.poll_timeout();
         }
     }
 
@@ -600,17 +692,21 @@ impl Ice {
             let remote = transmit.destination;
             let pair = Pair { base, remote };
             let contents: Vec<u8> = transmit.contents.into();
-            if let Ok(message) = StunMessage::parse(&contents)
-                && message.is_binding_request()
-            {
-                self.note_asked(now, message.trans_id(), pair, true);
+            let asks = transaction_id(&contents).filter(|_| is_request(&contents));
+            if let Some(id) = asks {
+                self.note_asked(now, id, pair, true);
                 self.watch(now, pair);
             }
-            self.transmits.push_back((pair, contents));
+            self.transmits.push_back(IceTransmit {
+                pair,
+                contents,
+                asks,
+            });
         }
+        self.agent_at = self.agent.poll_timeout();
     }
 
-    fn note_asked(&mut self, now: Instant, id: TransId, pair: Pair, by_agent: bool) {
+    fn note_asked(&mut self, now: Instant, id: TransactionId, pair: Pair, by_agent: bool) {
         while self.asked.len() >= ASKED_MAX
             || self
                 .asked
@@ -669,29 +765,27 @@ impl Ice {
 
     /// An authenticated Binding request of our own, which the peer's agent answers like any.
     fn probe(&mut self, now: Instant, pair: Pair) {
-        let id = TransId::new();
-        let username = format!("{}:{}", self.remote.ufrag, self.own.ufrag);
-        let request = StunMessage::binding_request(
-            &username,
-            id,
-            self.controlling,
-            self.tie_breaker,
-            // A peer-reflexive host candidate's (RFC 8445 section 5.1.2.1), should the peer
-            // learn a candidate from it.
-            (110 << 24) | (0xffff << 8) | 255,
-            false,
-        );
-        let mut contents = vec![0; 256];
-        let password = self.remote.password.as_bytes();
-        let written = request.to_bytes(Some(password), &mut contents, |key, parts| {
-            HmacSha1.sha1_hmac(key, parts)
-        });
-        let Ok(len) = written else {
-            return;
-        };
-        contents.truncate(len);
+        let id = self.own_transaction();
+        let contents = self.checks.request(id);
         self.note_asked(now, id, pair, false);
-        self.transmits.push_back((pair, contents));
+        self.transmits.push_back(IceTransmit {
+            pair,
+            contents,
+            asks: None,
+        });
+    }
+
+    /// The link, so that the answer finds it, and 80 random bits.
+    fn own_transaction(&mut self) -> TransactionId {
+        let mut id: TransactionId = self.entropy.bytes();
+        id[..2].copy_from_slice(&self.link.0.to_be_bytes());
+        id
+    }
+
+    /// Whether we wait for the answer to this check of our own.
+    pub fn has_asked(&self, id: TransactionId) -> bool {
+        let mut asked = self.asked.iter();
+        asked.any(|asked| asked.id == id && !asked.by_agent)
     }
 
     fn select(&mut self, now: Instant) {
@@ -711,7 +805,6 @@ impl Ice {
             .is_some_and(|path| path.is_usable() && path.relays() == 0);
         if direct {
             self.retry_at = None;
-            self.set_timing(RELAXED);
         } else if self.retry_at.is_none() {
             self.search(now);
         }

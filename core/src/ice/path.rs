@@ -9,6 +9,12 @@
 //!                        ^------------answer--------------'                   |
 //!                        ^------------------------answer----------------------'
 //! ```
+//!
+//! Both ends check, and one round trip tells both enough: who is asked at an even pace puts
+//! its own check off, because a peer asks at that pace only while it is answered. A peer
+//! whose answers stop asks in a hurry, and then we check at once. A path is judged by checks
+//! alone: by how long the earliest one has had no answer. So a check that was put off costs
+//! no time, because the pace at which it follows the last word of the peer is the same.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,10 +24,18 @@ const PROBE_SELECTED: Duration = Duration::from_millis(500);
 /// Checks of a path that is kept in reserve. Keeps its NAT mappings alive (RFC 4787 REQ-5);
 /// when the path in use becomes suspect, all others are checked at once.
 const PROBE_STANDBY: Duration = Duration::from_secs(10);
+/// Requests of the peer's that are closer together say that it waits for an answer: it
+/// repeats after [`PROBE_SUSPECT`]. A check that is put off is never closer to the one before.
+const CALM_MIN: Duration = Duration::from_millis(350);
+/// However often the peer asks, our own checks are at most so many tenths of their interval
+/// apart, at the one end and at the other: they measure the round trip, and nobody can stand
+/// in for the peer by repeating its requests. Half an interval lies between the two, so that
+/// the ends do not fall into step.
+const OWN_CHECK_TENTHS: [u32; 2] = [58, 63];
 /// An answer within this time says that a path in reserve works now.
 const FRESH: Duration = Duration::from_secs(2);
 /// Checks of a path whose answer is overdue: many, so that loss alone does not kill it.
-const PROBE_SUSPECT: Duration = Duration::from_millis(120);
+const PROBE_SUSPECT: Duration = Duration::from_millis(100);
 /// First check of a dead path; the gap doubles up to [`PROBE_DEAD_LAST`].
 const PROBE_DEAD_FIRST: Duration = Duration::from_millis(500);
 /// Checks of a path that stays dead.
@@ -29,7 +43,7 @@ const PROBE_DEAD_LAST: Duration = Duration::from_secs(4);
 /// A path that has been dead this long is forgotten; a new check of the peer's brings it back.
 const FORGET: Duration = Duration::from_secs(300);
 /// Silence that makes a path dead, at small round-trip times.
-const SILENCE_MIN: Duration = Duration::from_millis(1400);
+const SILENCE_MIN: Duration = Duration::from_millis(1300);
 /// Silence that makes a path dead, at most: a slow path is slow, not dead.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// First time that a path which died must hold before traffic returns to it; doubles with
@@ -122,6 +136,10 @@ pub struct Path {
     selected_at: Option<Instant>,
     /// When the earliest check was made that has no answer yet.
     asked_at: Option<Instant>,
+    /// When the latest was made.
+    checked_at: Option<Instant>,
+    /// When the peer last made one.
+    heard_at: Option<Instant>,
     /// When we first heard of it, or when it last died.
     since: Instant,
     /// When its present run of answers began.
@@ -144,6 +162,8 @@ impl Path {
             answered_at: None,
             selected_at: None,
             asked_at: None,
+            checked_at: None,
+            heard_at: None,
             since: now,
             valid_since: now,
             deaths: 0,
@@ -190,15 +210,45 @@ impl Path {
         if now.saturating_duration_since(self.valid_since) > FORGIVE {
             self.deaths = 0;
         }
+        let was_valid = self.state == PathState::Valid;
         self.state = PathState::Valid;
         self.probe_gap = PROBE_DEAD_FIRST;
         let next = now + self.interval(selected);
         // An answer puts off checks of a path in reserve, whoever asked. Checks of the path in
-        // use keep their pace, so that a long queue on the way does not thin them out.
-        let keep = self
-            .probe_at
-            .filter(|at| selected && *at > now && *at < next);
+        // use keep their pace, so that a long queue on the way does not thin them out. What was
+        // put off before stays so.
+        let keep = self.probe_at.filter(|at| match *at < next {
+            true => selected && *at > now,
+            false => was_valid,
+        });
         self.probe_at = Some(keep.unwrap_or(next));
+    }
+
+    /// The peer checked it: that counts for a check of our own, unless it is in a hurry. When
+    /// both ends check at the same time, the one that `yields` lets the other go on.
+    pub fn heard(&mut self, now: Instant, selected: bool, yields: bool) {
+        let before = self.heard_at.replace(now);
+        let together = self.asked_at.is_some();
+        if self.state != PathState::Valid || (together && !yields) {
+            return;
+        }
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now < at + CALM_MIN);
+        if selected && lately(before) {
+            // Unless we have just checked: two ends must not egg each other on.
+            if !lately(self.checked_at) {
+                self.check_now(now);
+            }
+            return;
+        }
+        let interval = self.interval(selected);
+        let wait = match together {
+            true => interval * 3 / 2,
+            false => interval,
+        };
+        let own = interval * OWN_CHECK_TENTHS[usize::from(yields)] / 10;
+        let own = self.answered_at.map_or(now, |at| at + own);
+        let put_off = own.min(now + wait);
+        self.probe_at = self.probe_at.max(Some(put_off));
     }
 
     fn interval(&self, selected: bool) -> Duration {
@@ -209,21 +259,28 @@ impl Path {
         }
     }
 
-    /// Silence after which it is dead: longer on a slow path.
-    fn silence_max(&self, selected: bool) -> Duration {
+    /// How long a check may be unanswered before the path is dead: longer on a slow path. On
+    /// the path in use it counts from the last word before that check.
+    fn patience(&self, selected: bool) -> Duration {
         let rtt = self.rtt.unwrap_or_default();
         let silence = (SILENCE_MIN + rtt * 2).min(SILENCE_MAX);
         if selected {
-            silence
+            silence - PROBE_SELECTED
         } else {
-            silence + PROBE_STANDBY
+            silence
         }
     }
 
-    /// Time after which an answer is overdue.
-    fn overdue(&self) -> Duration {
+    /// How long a check may be unanswered before its answer is overdue. A path in reserve has
+    /// time, and loss on it nobody notices.
+    fn overdue(&self, selected: bool) -> Duration {
         let rtt = self.rtt.unwrap_or_default();
-        PROBE_SELECTED + (rtt * 2).clamp(Duration::from_millis(80), SILENCE_MIN)
+        let late = (rtt * 2).clamp(Duration::from_millis(80), SILENCE_MIN);
+        if selected {
+            rtt + late
+        } else {
+            PROBE_SELECTED + late
+        }
     }
 
     /// The peer says that the path is dead for it: check now, and believe it unless an
@@ -231,7 +288,7 @@ impl Path {
     pub fn doubt(&mut self, now: Instant) {
         if self.is_usable() && self.doubted_until.is_none() {
             let patience = (self.rtt.unwrap_or_default() * 3).max(Duration::from_millis(300));
-            self.doubted_until = Some(now + patience);
+            self.doubted_until = Some(self.asked_at.unwrap_or(now) + patience);
             self.state = PathState::Suspect;
             self.probe_at = Some(now);
         }
@@ -247,16 +304,17 @@ impl Path {
 
     /// When the answer to a check becomes overdue.
     fn overdue_at(&self, selected: bool) -> Option<Instant> {
-        match selected {
-            true => self.silent_since().map(|at| at + self.overdue()),
-            // In reserve, checks are far apart: what counts is the one that was made.
-            false => self.asked_at.map(|at| at + self.overdue()),
-        }
+        let since = self.unanswered_since(selected)?;
+        Some(since + self.overdue(selected))
     }
 
-    /// Since when it has been silent, as far as that is held against it.
-    fn silent_since(&self) -> Option<Instant> {
-        self.answered_at.max(self.selected_at)
+    /// Since when a check has had no answer, as far as that is held against the path.
+    fn unanswered_since(&self, selected: bool) -> Option<Instant> {
+        let asked = self.asked_at?;
+        match self.selected_at {
+            Some(at) if selected => Some(asked.max(at)),
+            _ => Some(asked),
+        }
     }
 
     /// Check it now: traffic may have to take it soon.
@@ -297,8 +355,8 @@ impl Path {
             return None;
         }
         let silence = self
-            .silent_since()
-            .map(|at| at + self.silence_max(selected));
+            .unanswered_since(selected)
+            .map(|at| at + self.patience(selected));
         [silence, self.doubted_until].into_iter().flatten().min()
     }
 
@@ -317,6 +375,7 @@ impl Path {
         }
         self.probe_at = Some(now + self.next_gap(selected));
         self.asked_at.get_or_insert(now);
+        self.checked_at = Some(now);
         true
     }
 
@@ -458,7 +517,7 @@ mod tests {
                 dead_after = dead_after.or(Some(ms));
             }
         }
-        assert_eq!(dead_after, Some(1440));
+        assert_eq!(dead_after, Some(1340));
     }
 
     #[test]
@@ -504,5 +563,101 @@ mod tests {
         assert_eq!(cleared.state, PathState::Valid);
         direct.tick(now + Duration::from_millis(350), true);
         assert_eq!(direct.state, PathState::Dead);
+    }
+
+    /// Two ends of a path that watch it, a few milliseconds apart.
+    struct Watched {
+        now: Instant,
+        ends: [Path; 2],
+        /// When each message arrives, whether it is a request, and at which end.
+        flying: Vec<(Instant, bool, usize, Instant)>,
+        /// Whether what this end sends arrives.
+        open: [bool; 2],
+        requests: [u32; 2],
+        dead_at: [Option<Instant>; 2],
+    }
+
+    impl Watched {
+        fn new(apart: Duration) -> Watched {
+            let now = start();
+            let mut ends = [path(false, now), path(false, now)];
+            ends[0].answered(now, RTT, true);
+            ends[1].answered(now, RTT, true);
+            ends[1].probe_at = ends[1].probe_at.map(|at| at + apart);
+            Watched {
+                now,
+                ends,
+                flying: Vec::new(),
+                open: [true; 2],
+                requests: [0; 2],
+                dead_at: [None; 2],
+            }
+        }
+
+        fn send(&mut self, from: usize, request: bool, asked_at: Instant) {
+            if self.open[from] {
+                let at = self.now + RTT / 2;
+                self.flying.push((at, request, 1 - from, asked_at));
+            }
+        }
+
+        fn run(&mut self, time: Duration) {
+            let end = self.now + time;
+            while self.now < end {
+                self.now += Duration::from_millis(1);
+                let now = self.now;
+                let due = self.flying.extract_if(.., |(at, ..)| *at <= now);
+                for (_, request, end, asked_at) in due.collect::<Vec<_>>() {
+                    if request {
+                        self.ends[end].heard(now, true, end == 1);
+                        self.send(end, false, asked_at);
+                    } else {
+                        self.ends[end].answered(now, now - asked_at, true);
+                    }
+                }
+                for end in 0..2 {
+                    if self.ends[end].tick(now, true) {
+                        self.requests[end] += 1;
+                        self.send(end, true, now);
+                    }
+                    if self.ends[end].state == PathState::Dead {
+                        self.dead_at[end].get_or_insert(now);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_ends_share_one_round_trip_per_interval() {
+        for apart_ms in [0, 1, 5, 9, 10, 11, 15, 20, 100, 250, 499] {
+            let mut path = Watched::new(Duration::from_millis(apart_ms));
+            path.run(Duration::from_secs(100));
+            let [a, b] = path.requests;
+            assert!(a + b <= 230, "{apart_ms} ms apart: {a} and {b} requests");
+            assert!(a.min(b) >= 15, "{apart_ms} ms apart: {a} and {b} requests");
+        }
+    }
+
+    #[test]
+    fn a_black_hole_in_any_direction_is_noticed_by_both_ends_in_time() {
+        for open in [[false, false], [true, false], [false, true]] {
+            for after_ms in (5_000..8_000).step_by(7) {
+                let mut path = Watched::new(Duration::from_millis(200));
+                path.run(Duration::from_millis(after_ms));
+                assert_eq!(path.dead_at, [None; 2]);
+                let cut_at = path.now;
+                path.open = open;
+                path.run(Duration::from_secs(3));
+                let took = path.dead_at.map(|at| at.expect("dead") - cut_at);
+                let first = took[0].min(took[1]);
+                let second = took[0].max(took[1]);
+                assert!(first <= SILENCE_MIN + RTT * 2, "{open:?}: {took:?}");
+                assert!(
+                    second <= SILENCE_MIN + Duration::from_millis(300),
+                    "{open:?}: {took:?}"
+                );
+            }
+        }
     }
 }

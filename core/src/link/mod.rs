@@ -25,7 +25,7 @@ use quinn_proto::Connection;
 
 use crate::config::{AllowRule, Congestion, Limits, PeerConfig};
 use crate::entropy::Seed;
-use crate::ice::{Base, LocalCandidate, Pair, StunVerdict};
+use crate::ice::{Base, LocalCandidate, Pair, StunVerdict, TransactionId};
 use crate::identity::Identity;
 use crate::mesh::{Event, OpenError, Output, Read, ResetReason, StreamClosed};
 use crate::mux::wire::Frame;
@@ -83,6 +83,8 @@ pub struct LinkTransmit {
     pub segment_size: Option<usize>,
     /// ECN bits.
     pub ecn: u8,
+    /// A transaction whose answer is this link's, unless it says so itself.
+    pub asks: Option<TransactionId>,
 }
 
 /// What a link tells its node.
@@ -306,9 +308,19 @@ impl Link {
             return StunVerdict::Rejected;
         };
         self.rx_bytes += data.len() as u64;
-        let verdict = session.ice.handle_stun(now.mono, base, from, data);
-        self.settle(now);
+        let ice = &mut session.ice;
+        let before = (ice.selected(), ice.is_connected());
+        let verdict = ice.handle_stun(now.mono, base, from, data);
+        if before != (ice.selected(), ice.is_connected()) {
+            self.settle(now);
+        }
         verdict
+    }
+
+    /// Whether this answers a check of our own watch over paths.
+    pub fn has_asked(&self, id: TransactionId) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| session.ice.has_asked(id))
     }
 
     /// A QUIC packet for this link. Returns whether it was one.
@@ -416,14 +428,15 @@ impl Link {
         buf: &mut Vec<u8>,
     ) -> Option<LinkTransmit> {
         let session = self.session.as_mut()?;
-        if let Some((pair, contents)) = session.ice.poll_transmit() {
-            buf.extend_from_slice(&contents);
-            self.tx_bytes += contents.len() as u64;
+        if let Some(check) = session.ice.poll_transmit() {
+            buf.extend_from_slice(&check.contents);
+            self.tx_bytes += check.contents.len() as u64;
             return Some(LinkTransmit {
-                pair,
-                len: contents.len(),
+                pair: check.pair,
+                len: check.contents.len(),
                 segment_size: None,
                 ecn: 0,
+                asks: check.asks,
             });
         }
         let pair = session.path?;
@@ -437,6 +450,7 @@ impl Link {
             len,
             segment_size,
             ecn,
+            asks: None,
         })
     }
 

@@ -30,7 +30,7 @@ pub use api::{
 use crate::bucket::{Bucket, Rate};
 use crate::config::{Config, ConfigError};
 use crate::entropy::Seed;
-use crate::ice::{Base, LocalCandidate, StunVerdict};
+use crate::ice::{Base, LocalCandidate, StunVerdict, TransactionId};
 use crate::link::{Link, LinkOutput, LinkTransmit, Shared};
 use crate::mux::DATAGRAM_LEN_MAX;
 use crate::quic::link_of_packet;
@@ -387,7 +387,9 @@ impl Mesh {
             };
             // The next link's turn comes first.
             self.ready.rotate_left(1);
-            self.note_transmit(id, &buf[start..]);
+            if let Some(asks) = out.asks {
+                self.note_asked(id, asks);
+            }
             let transmit = match out.pair.base {
                 Base::Host(local) => Some(Transmit {
                     to: out.pair.remote,
@@ -442,20 +444,24 @@ impl Mesh {
     }
 
     /// Remember where the answer to a check belongs.
-    fn note_transmit(&mut self, link: LinkId, bytes: &[u8]) {
-        let is_request = is_stun(bytes) && bytes[..2] == [0, 1];
-        if !is_request {
+    fn note_asked(&mut self, link: LinkId, id: TransactionId) {
+        if self.transactions.insert(id, link).is_some() {
             return;
         }
-        if let Some(id) = transaction_id(bytes)
-            && self.transactions.insert(id, link).is_none()
+        self.transaction_order.push_back(id);
+        if self.transaction_order.len() > TRANSACTIONS_MAX
+            && let Some(oldest) = self.transaction_order.pop_front()
         {
-            self.transaction_order.push_back(id);
-            if self.transaction_order.len() > TRANSACTIONS_MAX
-                && let Some(oldest) = self.transaction_order.pop_front()
-            {
-                self.transactions.remove(&oldest);
-            }
+            self.transactions.remove(&oldest);
+        }
+    }
+
+    /// The link that made the check with this id: its own checks name it.
+    fn asker(&self, id: TransactionId) -> Option<LinkId> {
+        let named = LinkId(u16::from_be_bytes([id[0], id[1]]));
+        match self.links.get(named.index()) {
+            Some(link) if link.has_asked(id) => Some(named),
+            _ => self.transactions.get(&id).copied(),
         }
     }
 
@@ -615,7 +621,7 @@ impl Mesh {
     fn route_stun(&mut self, now: Now, base: Base, from: SocketAddr, data: &[u8]) {
         let link = match ufrag_of_request(data) {
             Some(ufrag) => link_of_ufrag(ufrag),
-            None => transaction_id(data).and_then(|id| self.transactions.get(&id).copied()),
+            None => transaction_id(data).and_then(|id| self.asker(id)),
         };
         let Some(link) = link.filter(|link| link.index() < self.links.len()) else {
             mark!("stranger/stun");
