@@ -21,7 +21,7 @@ use crate::outsider::{run_outsider, strangers};
 use crate::routes::Routes;
 use crate::server::run_server;
 use crate::shared::Shared;
-use crate::spawn::{SimSpawn, take_panic};
+use crate::spawn::SimSpawn;
 
 /// One step of turmoil: the resolution of everything. Its own limit is a millisecond.
 const TICK: Duration = Duration::from_millis(1);
@@ -109,6 +109,16 @@ impl World {
         Ok(world)
     }
 
+    /// One more host, with software of a test's.
+    #[cfg(test)]
+    pub fn add_host<F, T>(&mut self, ip: std::net::Ipv4Addr, software: F)
+    where
+        F: Fn() -> T + 'static,
+        T: Future<Output = turmoil::Result> + 'static,
+    {
+        self.sim.host(IpAddr::V4(ip), software);
+    }
+
     /// Play it to its end.
     pub fn run(mut self) -> Result<Journal, String> {
         let shared = self.shared.clone();
@@ -122,7 +132,7 @@ impl World {
             }
             shared.deliver();
             self.tend_tcp();
-            self.sim.step().map_err(|error| describe(&*error))?;
+            self.sim.step().map_err(|error| error.to_string())?;
             for line in self.log.take() {
                 shared.hear(&line);
             }
@@ -325,8 +335,4 @@ impl World {
         journal.marks = take_marks();
         journal
     }
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    take_panic().unwrap_or_else(|| error.to_string())
 }
