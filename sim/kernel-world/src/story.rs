@@ -67,6 +67,7 @@ impl<'a> Story<'a> {
         }
         journal.ended_at = ended_at;
         journal.figures = Figures {
+            // Nobody counts them here.
             datagrams: 0,
             events,
         };

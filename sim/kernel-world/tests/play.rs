@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use holdfast_core::status::LinkState;
 use holdfast_kernel_world::{play, stage::can_run};
-use holdfast_net_model::{LinkConfig, Links, NatConfig};
+use holdfast_net_model::{Filtering, LinkConfig, Links, Mapping, NatConfig};
 use holdfast_plan::topology::{default_links, nat_address, node_address};
 use holdfast_plan::{
     Action, ClockSpec, Device, Journal, NatIndex, NatSpec, NetworkFault, NodeIndex, NodeSpec, Op,
@@ -199,6 +199,18 @@ fn two_nodes_behind_home_nats_echo_a_megabyte_and_settle() {
             .streams()
             .any(|(_, r)| r.side == Side::Server && r.op == Some(forbidden))
     );
+    let queues = journal
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Queue(queue) => Some(queue),
+            _ => None,
+        });
+    let queues: Vec<_> = queues.collect();
+    assert!(!queues.is_empty(), "no queue was seen");
+    for queue in queues {
+        assert!(queue.len <= queue.max, "{queue:?}");
+    }
     let lines = journal.trace.lines();
     assert!(
         lines.iter().any(|line| line.contains("\"kind\":\"rx\"")),
@@ -236,6 +248,53 @@ fn a_crashed_node_comes_back_and_its_link_settles_again() {
         1
     );
     assert_eq!(journal.trace.digest(), (0, 0));
+}
+
+#[test]
+fn three_nodes_of_one_provider_move_bulk_data_through_its_hairpin() {
+    if !can_run() {
+        return;
+    }
+    let provider = |ip| NatConfig {
+        hairpinning: true,
+        isolated: true,
+        ..NatConfig::new(
+            ip,
+            Mapping::EndpointIndependent,
+            Filtering::EndpointIndependent,
+        )
+    };
+    let mut plan = pair("hairpin", provider, PathClass::Direct);
+    let (behind, c) = (Place::Behind(NatIndex(0)), NodeIndex(2));
+    plan.topology.nats.truncate(1);
+    plan.topology.nodes = (0..3).map(|n| node(n, behind)).collect();
+    step(&mut plan, 0, Action::Start(c));
+    let direct = |a, b| Wanted {
+        a,
+        b,
+        class: Some(PathClass::Direct),
+    };
+    plan.wanted = vec![direct(A, B), direct(A, c), direct(B, c)];
+    let bulk = talk(&mut plan, 1_000, Service::Sink, stream(6 * MEGABYTE));
+    let closed = OpKind::Stream {
+        bytes: 1_000,
+        patience: Duration::ZERO,
+    };
+    let closed = talk(&mut plan, 1_000, Service::Closed, closed);
+    let journal = played(&plan, TraceMode::Off);
+    assert!(journal.ended_at < plan.ends_at, "it never settled");
+    assert_no_errors(&journal);
+    assert!(journal.client(bulk).unwrap().complete);
+    assert!(journal.client(closed).unwrap().reset.is_some());
+    let direct = journal
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Final(link) => Some((link.state, link.class)),
+            _ => None,
+        });
+    let direct: Vec<_> = direct.collect();
+    assert_eq!(direct, vec![(LinkState::Up, Some(PathClass::Direct)); 6]);
 }
 
 /// An intruder with a secret of its own, on the public network.

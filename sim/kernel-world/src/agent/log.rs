@@ -70,8 +70,8 @@ impl<'a> Tail<'a> {
 
     fn line(&self, text: &str) {
         let Ok(line) = serde_json::from_str::<Line>(text) else {
-            // What a panic prints is no JSON.
-            if text.contains("panicked at") {
+            // What a panic prints is no JSON, nor what is wrong with a configuration.
+            if text.contains("panicked at") || text.starts_with("error") {
                 self.cx.saw(What::Error {
                     line: text.to_owned(),
                 });

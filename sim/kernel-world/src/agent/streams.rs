@@ -85,7 +85,11 @@ impl End {
 impl Live {
     fn is_complete(&self) -> bool {
         match self.expects {
-            true => self.check.is_complete(),
+            // A client waits for the last byte only, a server is told of the end as well.
+            true => {
+                let told = self.side == Side::Client || self.finished_at.is_some();
+                told && self.check.is_complete()
+            }
             false => self.finished_at.is_some() && self.check.received() == 0,
         }
     }
