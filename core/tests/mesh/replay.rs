@@ -8,32 +8,34 @@
 use std::process::Command;
 
 use holdfast_interposer::Interposer;
+use holdfast_plan::TraceMode;
 
 use crate::paths::set_loss;
-use crate::setup::{SECOND, home, two_nats};
-use crate::world::{ECHO, World};
+use crate::setup::{SECOND, home, topology};
+use crate::world::{ECHO, Steer, World, seeded};
 
 /// Set in the child process of the two-process test.
 const CHILD: &str = "HOLDFAST_REPLAY_CHILD";
 
 /// A history with everything in it: loss, a restart, a dead path, streams.
 fn history(seed: u8) -> Vec<String> {
-    let mut world = two_nats(seed, home);
+    let topology = topology(home, 2, |_, _| {});
+    let mut world = World::new(&topology, seeded(seed), TraceMode::Full).unwrap();
     for node in 0..2 {
         set_loss(&mut world, node, 5);
     }
-    world.start(0);
-    world.start(1);
-    world.run_until(SECOND * 20, |world: &World| world.both_up(0, 1));
+    world.start(0).unwrap();
+    world.start(1).unwrap();
+    world.until(SECOND * 20, |world: &World| world.both_up(0, 1));
     world.open(0, 1, ECHO, 500_000, true);
     world.run(SECOND * 3);
     let (a, b) = (world.nodes[0].host, world.nodes[1].host);
     world.net.cut(a, b);
     world.run(SECOND * 4);
     world.kill(1);
-    world.start(1);
+    world.start(1).unwrap();
     world.run(SECOND * 4);
-    world.trace
+    world.journal.trace.lines().to_vec()
 }
 
 /// On a fresh thread that aborts when time or entropy is read that was not injected.
@@ -42,7 +44,7 @@ fn history(seed: u8) -> Vec<String> {
 /// quinn's BBR a random phase: both are served from the seed. `fastrand` reads a clock when a
 /// thread first uses it; we seed it before each use, so that what it read has no effect.
 fn simulated(seed: u8) -> Vec<String> {
-    crate::world::origin();
+    let _ = crate::world::origin();
     Interposer::new([seed; 32])
         .allow_entropy(holdfast_interposer::ALLOWED_BY_DEFAULT)
         .allow_entropy(&["quinn-proto-0.11.19/src/congestion/bbr/"])
@@ -84,7 +86,7 @@ fn two_runs_of_a_seed_are_byte_identical_in_two_processes() {
     let output = String::from_utf8(child.stdout).unwrap();
     let lines: Vec<String> = output
         .lines()
-        .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()))
+        .filter(|line| line.starts_with('{'))
         .map(String::from)
         .collect();
     assert_same(&simulated(91), &lines);

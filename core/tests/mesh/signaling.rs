@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use holdfast_core::mesh::{Event, Input};
+use holdfast_core::mesh::Input;
 use holdfast_core::status::LinkState;
+use holdfast_net_model::Ratio;
+use holdfast_plan::{Entry, What};
 
 use crate::setup::{SECOND, assert_flows, home, settled, two_nats, two_nodes};
-use crate::world::{ECHO, World};
+use crate::world::{ECHO, Steer, World};
 
 #[test]
 fn a_restarted_peer_is_back_within_a_second_and_its_old_streams_end_at_once() {
@@ -14,18 +16,14 @@ fn a_restarted_peer_is_back_within_a_second_and_its_old_streams_end_at_once() {
     let stream = world.open(1, 0, ECHO, u64::MAX, false);
     world.kill(0);
     world.run(Duration::from_millis(200));
-    world.start(0);
-    let took = world.run_until(SECOND, |world| {
+    world.start(0).unwrap();
+    let took = world.until(SECOND, |world| {
         world.both_up(0, 1) && world.status(1, 0).sessions == 2
     });
     println!("up again after {took:?}");
     assert!(world.app(1, stream).reset.is_some());
-    assert!(
-        world.nodes[1]
-            .events
-            .iter()
-            .any(|(_, event)| matches!(event, Event::PeerRestarted { .. }))
-    );
+    let restarted = |entry: &Entry| matches!(entry.what, What::PeerRestarted { .. });
+    assert!(world.journal.entries.iter().any(restarted));
     assert_flows(&mut world, 0, 1);
 }
 
@@ -34,8 +32,8 @@ fn a_peer_that_was_gone_for_minutes_is_back_within_a_second() {
     let mut world = settled(51, home);
     world.kill(1);
     world.run(SECOND * 200);
-    world.start(1);
-    let took = world.run_until(SECOND, |world| world.both_up(0, 1));
+    world.start(1).unwrap();
+    let took = world.until(SECOND, |world| world.both_up(0, 1));
     println!("up again after {took:?}");
     assert_flows(&mut world, 0, 1);
 }
@@ -47,10 +45,10 @@ fn near_simultaneous_restarts_converge() {
         let mut world = settled(52, home);
         world.kill(0);
         world.kill(1);
-        world.start(0);
+        world.start(0).unwrap();
         world.run(Duration::from_millis(gap_ms));
-        world.start(1);
-        let took = world.run_until(SECOND * 2, |world| world.both_up(0, 1));
+        world.start(1).unwrap();
+        let took = world.until(SECOND * 2, |world| world.both_up(0, 1));
         println!("gap {gap_ms} ms: up after {took:?}");
         assert_flows(&mut world, 0, 1);
     }
@@ -61,12 +59,12 @@ fn a_restart_in_the_middle_of_a_handshake_converges() {
     // "A regression test forges fresh credentials during a handshake": a second start's are.
     for after_ms in (0..300).step_by(20) {
         let mut world = two_nats(53, home);
-        world.start(0);
-        world.start(1);
+        world.start(0).unwrap();
+        world.start(1).unwrap();
         world.run(Duration::from_millis(after_ms));
         world.kill(1);
-        world.start(1);
-        world.run_until(SECOND * 2, |world| world.both_up(0, 1));
+        world.start(1).unwrap();
+        world.until(SECOND * 2, |world| world.both_up(0, 1));
         assert_flows(&mut world, 0, 1);
     }
 }
@@ -75,18 +73,18 @@ fn a_restart_in_the_middle_of_a_handshake_converges() {
 fn stale_credentials_are_dropped_and_fresh_ones_win() {
     // "First-auth-wins mailbox: stale credentials were consumed and fresh ones dropped."
     let mut world = settled(54, home);
-    let recorded = world.posted.clone();
+    let recorded = world.recorded();
     world.kill(0);
-    world.start(0);
+    world.start(0).unwrap();
     // The broker hands out all that it ever saw, in between and afterwards.
     for (_, envelope) in recorded.iter().rev() {
-        world.replay(envelope.clone());
+        world.replay(envelope);
     }
-    world.run_until(SECOND * 2, |world| {
+    world.until(SECOND * 2, |world| {
         world.both_up(0, 1) && world.status(1, 0).sessions == 2
     });
     for (_, envelope) in &recorded {
-        world.replay(envelope.clone());
+        world.replay(envelope);
     }
     world.run(SECOND * 5);
     assert!(world.both_up(0, 1));
@@ -101,10 +99,10 @@ fn stale_credentials_are_dropped_and_fresh_ones_win() {
 #[test]
 fn unexpired_messages_replayed_to_a_restarted_node_do_no_harm() {
     let mut world = settled(55, home);
-    let recorded = world.posted.clone();
+    let recorded = world.recorded();
     world.kill(0);
     world.kill(1);
-    world.start(1);
+    world.start(1).unwrap();
     for (_, envelope) in &recorded {
         world.call(1, |mesh, now| {
             mesh.handle(now, Input::Signal(envelope.clone()))
@@ -112,15 +110,15 @@ fn unexpired_messages_replayed_to_a_restarted_node_do_no_harm() {
     }
     world.run(SECOND * 3);
     assert_eq!(world.state(1, 0), LinkState::Signaling, "nobody is there");
-    world.start(0);
-    world.run_until(SECOND, |world| world.both_up(0, 1));
+    world.start(0).unwrap();
+    world.until(SECOND, |world| world.both_up(0, 1));
     assert_flows(&mut world, 0, 1);
 }
 
 #[test]
 fn forged_and_foreign_envelopes_change_nothing_and_are_counted() {
     let mut world = settled(56, home);
-    let recorded = world.posted.clone();
+    let recorded = world.recorded();
     for (n, (_, envelope)) in recorded.iter().enumerate() {
         let mut forged = envelope.clone();
         let at = n * 37 % forged.len();
@@ -138,24 +136,24 @@ fn forged_and_foreign_envelopes_change_nothing_and_are_counted() {
 fn a_broker_that_loses_half_and_repeats_half_only_costs_time() {
     for seed in 60..70 {
         let mut world = two_nats(seed, home);
-        world.broker_loses = 50;
-        world.broker_repeats = 50;
-        world.start(0);
-        world.start(1);
-        let took = world.run_until(SECOND * 20, |world| world.both_up(0, 1));
+        world.broker_loss.lose = Ratio::of(1, 2);
+        world.broker_loss.repeat = Ratio::of(1, 2);
+        world.start(0).unwrap();
+        world.start(1).unwrap();
+        let took = world.until(SECOND * 20, |world| world.both_up(0, 1));
         println!("seed {seed}: up after {took:?}");
     }
 }
 
 #[test]
 fn a_clock_set_back_an_hour_does_not_keep_peers_apart() {
-    let behind = |n: usize, spec: &mut crate::world::Spec| {
-        spec.clock_behind = SECOND * 3600 * n as u32;
+    let behind = |n: usize, spec: &mut holdfast_plan::NodeSpec| {
+        spec.clock.offset_ms = -3_600_000 * n as i64;
     };
     let mut world = two_nodes(57, home, behind);
-    world.start(0);
-    world.start(1);
-    world.run_until(SECOND * 2, |world: &World| world.both_up(0, 1));
+    world.start(0).unwrap();
+    world.start(1).unwrap();
+    world.until(SECOND * 2, |world: &World| world.both_up(0, 1));
     assert_flows(&mut world, 0, 1);
 }
 
@@ -164,19 +162,19 @@ fn candidates_that_arrive_early_are_not_lost() {
     // "A candidate that arrives while the receiver has no agent yet is lost." Here: everything
     // that the peer said comes before the receiver has addresses or an agent.
     let mut world = two_nats(58, home);
-    world.start(0);
+    world.start(0).unwrap();
     world.run(SECOND * 3);
-    world.start(1);
-    let took = world.run_until(SECOND, |world| world.both_up(0, 1));
+    world.start(1).unwrap();
+    let took = world.until(SECOND, |world| world.both_up(0, 1));
     println!("up after {took:?}");
 }
 
 #[test]
 fn a_broker_that_replays_without_end_keeps_no_restarted_peer_away() {
     let mut world = settled(59, home);
-    let recorded = world.posted.clone();
+    let recorded = world.recorded();
     world.kill(0);
-    world.start(0);
+    world.start(0).unwrap();
     for n in 0..200 {
         for (node, envelope) in &recorded {
             let to = 1 - *node;

@@ -6,15 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_core::config::Limits;
 use holdfast_core::mesh::{Received, ResetReason};
+use holdfast_core::status::LinkState;
+use holdfast_plan::NodeIndex;
 
 use crate::setup::{SECOND, assert_flows, home, settled};
-use crate::world::{CLOSED, ECHO, FORBIDDEN, SINK, STOPPED, World};
+use crate::world::{CLOSED, ECHO, FORBIDDEN, SINK, STOPPED, Steer, World};
 
 #[test]
 fn a_port_that_is_not_allowed_is_refused_by_the_receiving_side() {
     let mut world = settled(80, home);
     let stream = world.open(0, 1, FORBIDDEN, 100, false);
-    world.run_until(SECOND, |world| world.app(0, stream).reset.is_some());
+    world.until(SECOND, |world| world.app(0, stream).reset.is_some());
     assert_eq!(world.app(0, stream).reset, Some(ResetReason::NotAllowed));
     assert_eq!(world.counter(1, "port_not_allowed"), 1);
     assert_flows(&mut world, 0, 1);
@@ -24,7 +26,7 @@ fn a_port_that_is_not_allowed_is_refused_by_the_receiving_side() {
 fn a_closed_port_is_refused() {
     let mut world = settled(81, home);
     let stream = world.open(0, 1, CLOSED, 100, false);
-    world.run_until(SECOND, |world| world.app(0, stream).reset.is_some());
+    world.until(SECOND, |world| world.app(0, stream).reset.is_some());
     assert_eq!(world.app(0, stream).reset, Some(ResetReason::Refused));
 }
 
@@ -36,8 +38,8 @@ fn a_reset_reaches_an_application_that_has_stopped_reading() {
     world.call(0, |mesh, now| {
         mesh.stream_reset(now, stream, ResetReason::Reset)
     });
-    let told = |world: &World| world.nodes[1].apps.values().any(|app| app.reset.is_some());
-    let took = world.run_until(SECOND, told);
+    let told = |world: &World| world.streams(1).any(|app| app.reset.is_some());
+    let took = world.until(SECOND, told);
     assert!(took < Duration::from_millis(60), "{took:?}");
     assert_eq!(world.status(1, 0).streams, 0);
 }
@@ -69,7 +71,7 @@ fn streams_that_break_give_their_credit_back() {
 fn duplicated_and_reordered_packets_change_nothing() {
     let mut world = settled(77, home);
     for node in 0..2 {
-        let (host, now) = (world.nodes[node].host, world.now);
+        let (host, now) = (world.nodes[node].host, world.now());
         let (up, _) = world.net.host_links_mut(host);
         up.update(now, |config| {
             config.duplicate = holdfast_net_model::Ratio::of(1, 5);
@@ -78,7 +80,7 @@ fn duplicated_and_reordered_packets_change_nothing() {
         });
     }
     let stream = world.open(0, 1, ECHO, 3_000_000, true);
-    world.run_until(SECOND * 60, |world| world.app(0, stream).read_finished);
+    world.until(SECOND * 60, |world| world.app(0, stream).read_finished);
     assert_eq!(world.app(0, stream).received, 3_000_000);
 }
 
@@ -87,7 +89,7 @@ fn a_half_close_is_carried_through_and_the_other_half_goes_on() {
     let mut world = settled(82, home);
     // The echo closes its half only after ours has ended and everything went back.
     let stream = world.open(0, 1, ECHO, 3_000_000, true);
-    world.run_until(SECOND * 5, |world| world.app(0, stream).read_finished);
+    world.until(SECOND * 5, |world| world.app(0, stream).read_finished);
     assert_eq!(world.app(0, stream).received, 3_000_000);
     world.run(Duration::from_millis(100));
     assert_eq!(world.status(0, 1).streams, 0);
@@ -106,7 +108,7 @@ fn a_stream_that_is_opened_and_closed_beside_a_bulk_transfer_loses_nothing() {
     world.run(SECOND);
     for size in [0, 1, 1000] {
         let stream = world.open(0, 1, ECHO, size, true);
-        world.run_until(SECOND * 20, |world| world.app(0, stream).read_finished);
+        world.until(SECOND * 20, |world| world.app(0, stream).read_finished);
         assert_eq!(
             (world.app(0, stream).received, world.app(0, stream).reset),
             (size, None)
@@ -128,10 +130,10 @@ fn a_reset_is_carried_through() {
         mesh.stream_reset(now, stream, ResetReason::Reset)
     });
     let seen = |world: &World| {
-        let mut apps = world.nodes[1].apps.values();
+        let mut apps = world.streams(1);
         apps.any(|app| app.reset == Some(ResetReason::Reset))
     };
-    let took = world.run_until(SECOND, seen);
+    let took = world.until(SECOND, seen);
     assert!(took < Duration::from_millis(60), "{took:?}");
 }
 
@@ -140,7 +142,7 @@ fn two_hundred_stopped_readers_leave_a_live_one_its_goodput() {
     let goodput = |stopped: usize| {
         let mut world = settled(84, home);
         for node in 0..2 {
-            let (host, now) = (world.nodes[node].host, world.now);
+            let (host, now) = (world.nodes[node].host, world.now());
             let (up, _) = world.net.host_links_mut(host);
             up.update(now, |config| {
                 config.rate_bits_per_s = std::num::NonZeroU64::new(100_000_000);
@@ -179,7 +181,7 @@ fn two_hundred_concurrent_streams_all_arrive() {
     let streams: Vec<_> = (0..200)
         .map(|_| world.open(0, 1, ECHO, 20_000, true))
         .collect();
-    world.run_until(SECOND * 10, |world| {
+    world.until(SECOND * 10, |world| {
         streams
             .iter()
             .all(|stream| world.app(0, *stream).read_finished)
@@ -200,15 +202,17 @@ fn datagrams_of_every_size_arrive_intact_with_the_senders_port() {
     let sizes = [0, 1, 1000, 1200, 1400, 1500, 9000, 40_000, 65_507];
     for size in sizes {
         let payload: Bytes = (0..size).map(|i| i as u8).collect::<Vec<u8>>().into();
-        world.call(0, |mesh, now| mesh.udp_send(now, link, SINK, from, payload));
+        world.call(0, |mesh, now| {
+            mesh.udp_send(now, link, SINK.port(), from, payload)
+        });
         world.run(Duration::from_millis(300));
         let (port, to, got) = world.nodes[1].datagrams.pop().expect("one arrived");
-        assert_eq!((port, to), (41000, "127.50.0.2:9".parse().unwrap()));
+        assert_eq!((port, to), (41000, "127.50.0.2:9009".parse().unwrap()));
         assert!(got.len() == size && got.iter().enumerate().all(|(i, b)| *b == i as u8));
     }
     let oversize = Bytes::from(vec![0; 65_508]);
     world.call(0, |mesh, now| {
-        mesh.udp_send(now, link, SINK, from, oversize)
+        mesh.udp_send(now, link, SINK.port(), from, oversize)
     });
     assert_eq!(world.counter(0, "udp_oversize"), 1);
 }
@@ -219,18 +223,18 @@ fn an_answering_datagram_finds_the_application_that_asked() {
     let app: SocketAddr = "127.0.0.1:41000".parse().unwrap();
     let (there, back) = (world.link(0, 1), world.link(1, 0));
     world.call(0, |mesh, now| {
-        mesh.udp_send(now, there, SINK, app, Bytes::from_static(b"ping"))
+        mesh.udp_send(now, there, SINK.port(), app, Bytes::from_static(b"ping"))
     });
     world.run(Duration::from_millis(100));
-    // The service at port 9 answers to where it came from: the sender's VIP and port.
-    let service: SocketAddr = "127.50.0.2:9".parse().unwrap();
+    // The sink's port answers to where it came from: the sender's VIP and port.
+    let service: SocketAddr = "127.50.0.2:9009".parse().unwrap();
     world.call(1, |mesh, now| {
         mesh.udp_send(now, back, 41000, service, Bytes::from_static(b"pong"))
     });
     world.run(Duration::from_millis(100));
     assert_eq!(
         world.nodes[0].datagrams.pop(),
-        Some((9, app, Bytes::from_static(b"pong")))
+        Some((SINK.port(), app, Bytes::from_static(b"pong")))
     );
     // To a port that nobody here uses and that is not allowed: nothing.
     world.call(1, |mesh, now| {
@@ -267,11 +271,17 @@ fn packets_of_strangers_are_counted_and_get_no_answer() {
 #[test]
 fn a_node_with_another_clusters_key_gets_nothing_through() {
     // "No identity in the QUIC handshake: anyone who reaches the signaling broker can join."
-    let mut world = crate::setup::two_nats(89, home);
-    world.nodes[0].spec.secret = 66;
-    world.start(0);
-    world.start(1);
+    // It takes the name of a member that does not run.
+    let mut world = crate::setup::homes(89, home, 3, |n, spec| {
+        if n == 2 {
+            spec.cluster = 66;
+            spec.poses_as = Some(NodeIndex(0));
+        }
+    });
+    world.start(2).unwrap();
+    world.start(1).unwrap();
     world.run(SECOND * 20);
-    assert!(!world.both_up(0, 1));
+    assert_ne!(world.state(2, 1), LinkState::Up);
+    assert_eq!(world.state(1, 0), LinkState::Signaling);
     assert_eq!(world.status(1, 0).sessions, 0);
 }

@@ -1,6 +1,7 @@
 //! The engine: virtual time, the network, and who is called when.
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -78,8 +79,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What brokers do wrong.
     pub broker_loss: BrokerLoss,
-    /// Everything that nodes posted, the latest [`POSTED_MAX`].
-    pub posted: Vec<Posted>,
+    /// What nodes posted, the latest 65,536 envelopes of it.
+    pub posted: VecDeque<Posted>,
     /// What was observed.
     pub journal: Journal,
     /// Streams that are over can still be looked at, and are not reported.
@@ -129,7 +130,7 @@ impl World {
             net,
             nodes,
             broker_loss: BrokerLoss::default(),
-            posted: Vec::new(),
+            posted: VecDeque::new(),
             journal: Journal::new(mode),
             keeps_streams: false,
             now: Duration::ZERO,
@@ -385,6 +386,18 @@ impl World {
         let now = self.clock.now(self.now);
         self.brokers[broker] = up.then(|| Broker::new(&seed, now));
         self.touch(host);
+        self.flush();
+    }
+
+    /// Put an envelope into its mailbox at every broker, from anywhere.
+    pub fn post_anywhere(&mut self, source: IpAddr, envelope: &[u8]) {
+        let now = self.clock.now(self.now);
+        for broker in 0..self.brokers.len() {
+            if let Some(broker) = &mut self.brokers[broker] {
+                broker.post(now, source, envelope.to_vec());
+            }
+            self.touch(self.built.servers[broker]);
+        }
         self.flush();
     }
 

@@ -654,13 +654,14 @@ impl World {
     }
 
     fn post(&mut self, node: usize, to: holdfast_core::identity::PublicKey, envelope: Bytes) {
-        if self.posted.len() < POSTED_MAX {
-            self.posted.push(Posted {
-                from: node,
-                to,
-                envelope: envelope.clone(),
-            });
+        if self.posted.len() == POSTED_MAX {
+            self.posted.pop_front();
         }
+        self.posted.push_back(Posted {
+            from: node,
+            to,
+            envelope: envelope.clone(),
+        });
         let at = self.moment(node);
         let me = &mut self.nodes[node];
         let stack = &mut self.stacks[me.host.index()];

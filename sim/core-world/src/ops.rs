@@ -79,7 +79,7 @@ impl World {
 
     /// Open a stream from one node to a service of another and send `bytes`, then close that
     /// half if `finish`. `None` when it cannot be opened.
-    pub fn open(
+    pub fn open_stream(
         &mut self,
         node: usize,
         peer: usize,
@@ -96,19 +96,19 @@ impl World {
 
     /// One end of a stream, while it is kept.
     #[must_use]
-    pub fn app(&self, node: usize, stream: StreamId) -> Option<&App> {
+    pub fn stream(&self, node: usize, stream: StreamId) -> Option<&App> {
         self.nodes[node].run.as_ref()?.apps.get(&stream)
     }
 
     /// All streams of a node, while they are kept.
-    pub fn apps(&self, node: usize) -> impl Iterator<Item = &App> {
+    pub fn streams(&self, node: usize) -> impl Iterator<Item = &App> {
         let run = self.nodes[node].run.as_ref();
         run.into_iter().flat_map(|run| run.apps.values())
     }
 
     /// The link of a node to another, while it runs.
     #[must_use]
-    pub fn link(&self, node: usize, peer: usize) -> Option<LinkId> {
+    pub fn link_between(&self, node: usize, peer: usize) -> Option<LinkId> {
         *self.nodes[node].run.as_ref()?.links.get(peer)?
     }
 
@@ -122,7 +122,7 @@ impl World {
         mut app: App,
     ) -> Result<StreamId, String> {
         let now = self.at(node);
-        let link = self.link(node, peer);
+        let link = self.link_between(node, peer);
         let Some(run) = &mut self.nodes[node].run else {
             return Err("the node does not run".to_owned());
         };
@@ -296,7 +296,7 @@ impl World {
         };
         let service = state.op.service;
         let now = self.at(node);
-        let link = self.link(node, peer);
+        let link = self.link_between(node, peer);
         let opened = match (&mut self.nodes[node].run, link) {
             (None, _) => Err("the node does not run".to_owned()),
             (_, None) => Err("it is no peer".to_owned()),
@@ -330,7 +330,10 @@ impl World {
         let (node, peer) = (op.from.index(), op.to.index());
         let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), client_port(op.id));
         let port = op.service.port();
-        let Some(link) = self.link(node, peer).filter(|_| !self.nodes[node].paused) else {
+        let Some(link) = self
+            .link_between(node, peer)
+            .filter(|_| !self.nodes[node].paused)
+        else {
             return;
         };
         let payload = datagram(op.id, sequence, len_bytes).into();

@@ -261,11 +261,8 @@ impl<'a> Player<'a> {
             Attack::Foreign => self.foreign(mailbox, &seen),
             Attack::Garbage => (0..GARBAGE).map(|_| self.garbage()).collect(),
         };
-        let now = self.world.true_now();
         for envelope in envelopes {
-            for broker in self.world.brokers.iter_mut().flatten() {
-                broker.post(now, STRANGER.into(), envelope.clone());
-            }
+            self.world.post_anywhere(STRANGER.into(), &envelope);
             if !self.world.nodes[node].paused {
                 let hand_over = |mesh: &mut holdfast_core::mesh::Mesh, now| {
                     mesh.handle(now, Input::Signal(envelope));
@@ -273,10 +270,6 @@ impl<'a> Player<'a> {
                 self.world.call(node, hand_over);
             }
         }
-        for server in self.world.built.servers.clone() {
-            self.world.touch(server);
-        }
-        self.world.flush();
     }
 
     fn corrupted(&mut self, mut envelope: Vec<u8>) -> Vec<u8> {
@@ -441,7 +434,7 @@ impl World {
     fn all_wanted(&self) -> bool {
         let end = |from: NodeIndex, to: NodeIndex, class: Option<PathClass>| {
             let run = self.nodes[from.index()].run.as_ref();
-            let link = self.link(from.index(), to.index());
+            let link = self.link_between(from.index(), to.index());
             run.zip(link).is_some_and(|(run, link)| {
                 let view = &run.views[link.index()];
                 view.state == LinkState::Up && (class.is_none() || view.class == class)
