@@ -1,5 +1,9 @@
 //! What must hold: judges a journal by its plan.
 
+mod liveness;
+mod node;
+mod traffic;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -93,6 +97,36 @@ impl Verdict {
 /// Everything in a journal that should not have been, in order of time.
 #[must_use]
 pub fn judge(scenario: &Scenario, plan: &Plan, journal: &Journal) -> Vec<Violation> {
-    let _ = (scenario, plan, journal);
-    unimplemented!()
+    let expect = &scenario.file().expect;
+    let mut found = traffic::bytes(plan, journal);
+    found.extend(traffic::datagrams(plan, journal));
+    found.extend(traffic::strangers(plan, journal));
+    found.extend(traffic::allowlist(plan, journal));
+    found.extend(node::queues(journal));
+    found.extend(node::errors(&expect.errors, journal));
+    found.extend(
+        expect
+            .flaps_max
+            .map(|max| node::flaps(max, journal))
+            .unwrap_or_default(),
+    );
+    found.extend(liveness::convergence(
+        plan,
+        journal,
+        scenario.converge_within(),
+    ));
+    found.extend(liveness::path(plan, journal));
+    let workload = |expected| liveness::workload(plan, journal, expected);
+    found.extend(expect.workload.iter().flat_map(workload));
+    found.sort_by_key(|violation| violation.at);
+    found
+}
+
+/// The same, with the time that the system took to recover.
+#[must_use]
+pub fn verdict(scenario: &Scenario, plan: &Plan, journal: &Journal) -> Verdict {
+    Verdict {
+        violations: judge(scenario, plan, journal),
+        recovery: liveness::recovery(plan, journal),
+    }
 }
