@@ -13,6 +13,7 @@
 
 mod addresses;
 mod cuts;
+mod flights;
 mod streams;
 
 use crate::Fate;
@@ -20,6 +21,7 @@ use crate::nat::{Nat, Protocol};
 use crate::pipeline::{LinkConfig, Pipeline};
 use cuts::Cuts;
 pub use cuts::Direction;
+use flights::Flights;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -239,8 +241,7 @@ pub struct Network<P> {
     owners: BTreeMap<(Uplink, IpAddr), Owner>,
     cuts: Cuts,
     /// Ordered by arrival, then by the order of sending.
-    in_flight: BTreeMap<(Duration, u64), Flight<P>>,
-    sequence: u64,
+    in_flight: Flights<Flight<P>>,
     drops: NetworkDrops,
 }
 
@@ -259,8 +260,7 @@ impl<P: Clone> Network<P> {
             nats: Vec::new(),
             owners: BTreeMap::new(),
             cuts: Cuts::new(),
-            in_flight: BTreeMap::new(),
-            sequence: 0,
+            in_flight: Flights::new(),
             drops: NetworkDrops {
                 bad_source: 0,
                 no_route: 0,
@@ -307,18 +307,18 @@ impl<P: Clone> Network<P> {
             .offer(now, packet.len_bytes, draws.of(Stream::HostUp(from)));
         self.launch(
             fate,
-            Flight {
+            Box::new(Flight {
                 from,
                 stage,
                 packet,
-            },
+            }),
         );
     }
 
     /// When something moves next: the time to poll at. Not every move ends in a delivery.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        self.in_flight.first_key_value().map(|((at, _), _)| *at)
+        self.in_flight.next_at()
     }
 
     /// Moves everything that is due at `now`, each at its own time, and appends what has
@@ -329,8 +329,7 @@ impl<P: Clone> Network<P> {
         draws: &mut dyn Streams,
         deliveries: &mut Vec<Delivery<P>>,
     ) {
-        while self.deadline().is_some_and(|at| at <= now) {
-            let ((at, _), flight) = self.in_flight.pop_first().expect("there is a deadline");
+        while let Some((at, flight)) = self.in_flight.take_due(now) {
             match flight.stage {
                 Stage::Segment {
                     segment,
@@ -339,7 +338,7 @@ impl<P: Clone> Network<P> {
                     self.route(at, segment, from_router, flight, draws);
                 }
                 Stage::Outside(nat) => self.enter(at, nat, flight),
-                Stage::Host(host) => deliveries.extend(self.arrive(at, host, flight)),
+                Stage::Host(host) => deliveries.extend(self.arrive(at, host, *flight)),
             }
         }
     }
@@ -356,7 +355,7 @@ impl<P: Clone> Network<P> {
         &self.drops
     }
 
-    fn launch(&mut self, fate: Fate, flight: Flight<P>) {
+    fn launch(&mut self, fate: Fate, flight: Box<Flight<P>>) {
         match fate {
             Fate::Dropped(_) => {}
             Fate::Once(at) => self.schedule(at, flight),
@@ -367,13 +366,12 @@ impl<P: Clone> Network<P> {
         }
     }
 
-    fn schedule(&mut self, at: Duration, flight: Flight<P>) {
+    fn schedule(&mut self, at: Duration, flight: Box<Flight<P>>) {
         if self.in_flight.len() >= IN_FLIGHT_COUNT_MAX {
             self.drops.overload += 1;
             return;
         }
-        self.sequence += 1;
-        self.in_flight.insert((at, self.sequence), flight);
+        self.in_flight.add(at, flight);
     }
 
     fn route(
@@ -381,7 +379,7 @@ impl<P: Clone> Network<P> {
         now: Duration,
         segment: Uplink,
         from_router: bool,
-        mut flight: Flight<P>,
+        mut flight: Box<Flight<P>>,
         draws: &mut dyn Streams,
     ) {
         let owner = self.next_hop(segment, flight.packet.dst.ip());
@@ -409,7 +407,13 @@ impl<P: Clone> Network<P> {
     }
 
     /// From the inside of a NAT outwards, or back inside by a hairpin.
-    fn leave(&mut self, now: Duration, id: NatId, mut flight: Flight<P>, draws: &mut dyn Streams) {
+    fn leave(
+        &mut self,
+        now: Duration,
+        id: NatId,
+        mut flight: Box<Flight<P>>,
+        draws: &mut dyn Streams,
+    ) {
         let NatDevice {
             nat, up, uplink, ..
         } = &mut self.nats[id.index()];
@@ -442,7 +446,7 @@ impl<P: Clone> Network<P> {
     }
 
     /// From the outside of a NAT inwards.
-    fn enter(&mut self, now: Duration, id: NatId, mut flight: Flight<P>) {
+    fn enter(&mut self, now: Duration, id: NatId, mut flight: Box<Flight<P>>) {
         let nat = &mut self.nats[id.index()].nat;
         let packet = &mut flight.packet;
         if packet.dst.is_ipv4() {
