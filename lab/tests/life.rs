@@ -7,10 +7,12 @@ use std::{
     env, fs,
     io::Write,
     mem,
+    net::UdpSocket,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -218,6 +220,21 @@ fn a_command_enters_the_network_namespace_and_no_other() {
         lab.command("n9", "true"),
         Err(Error::Unknown { .. })
     ));
+}
+
+#[test]
+fn a_thread_that_goes_through_a_door_stays_in_the_namespace() {
+    let Some(prefix) = prefix('o') else { return };
+    let lab = up(&prefix);
+    let (address, door) = (lab.address("n1").unwrap(), lab.door("n1").unwrap());
+    // Only in its namespace is the node's address one's own.
+    let bind = move || UdpSocket::bind((address, 0)).is_ok();
+    let inside = thread::spawn(move || {
+        door.enter().unwrap();
+        [bind(), thread::spawn(bind).join().unwrap()]
+    });
+    assert_eq!(inside.join().unwrap(), [true, true]);
+    assert!(!bind());
 }
 
 #[test]

@@ -5,149 +5,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::io::{self, Write};
-use std::net::Ipv4Addr;
+mod plans;
+
 use std::time::Duration;
 
 use holdfast_core::status::LinkState;
 use holdfast_kernel_world::{play, stage::can_run};
 use holdfast_net_model::{Filtering, LinkConfig, Links, Mapping, NatConfig};
-use holdfast_plan::topology::{default_links, nat_address, node_address};
+use holdfast_plan::topology::default_links;
 use holdfast_plan::{
-    Action, ClockSpec, Device, Journal, NatIndex, NatSpec, NetworkFault, NodeIndex, NodeSpec, Op,
-    OpId, OpKind, PathClass, Place, Plan, PlayError, Servers, Service, Side, Step, Topology,
-    TraceMode, Transport, Wanted, What,
+    Action, Device, NatIndex, NetworkFault, NodeIndex, OpKind, PathClass, Place, PlayError,
+    Service, Side, TraceMode, Wanted, What,
 };
 
-const MEGABYTE: u64 = 1 << 20;
-const A: NodeIndex = NodeIndex(0);
-const B: NodeIndex = NodeIndex(1);
-
-fn nat(index: u16, config: fn(Ipv4Addr) -> NatConfig) -> NatSpec {
-    NatSpec {
-        name: format!("home-{index}"),
-        config: config(nat_address(NatIndex(index), Place::Public)),
-        place: Place::Public,
-        links: default_links(),
-    }
-}
-
-fn node(index: u16, place: Place) -> NodeSpec {
-    NodeSpec {
-        name: char::from(b'a' + index as u8).to_string(),
-        place,
-        address: node_address(NodeIndex(index), place),
-        links: default_links(),
-        cluster: holdfast_plan::CLUSTER,
-        poses_as: None,
-        clock: ClockSpec::default(),
-        turn: vec![Transport::Udp, Transport::Tcp],
-        stun: true,
-    }
-}
-
-/// Two nodes, each behind such a NAT, that start at once.
-fn pair(name: &str, config: fn(Ipv4Addr) -> NatConfig, class: PathClass) -> Plan {
-    let mut plan = Plan {
-        name: name.to_owned(),
-        seed: 1,
-        topology: Topology {
-            nats: vec![nat(0, config), nat(1, config)],
-            nodes: (0..2)
-                .map(|n| node(n, Place::Behind(NatIndex(n))))
-                .collect(),
-            servers: Servers {
-                brokers: 1,
-                links: default_links(),
-            },
-        },
-        steps: Vec::new(),
-        healed_at: Duration::ZERO,
-        ends_at: Duration::from_secs(30),
-        ends_when_settled: true,
-        wanted: vec![Wanted {
-            a: A,
-            b: B,
-            class: Some(class),
-        }],
-    };
-    step(&mut plan, 0, Action::Start(A));
-    step(&mut plan, 0, Action::Start(B));
-    plan
-}
-
-fn step(plan: &mut Plan, at_ms: u64, action: Action) {
-    plan.steps.push(Step {
-        at: Duration::from_millis(at_ms),
-        label: format!("{action:?}"),
-        action,
-    });
-}
-
-fn talk(plan: &mut Plan, at_ms: u64, service: Service, kind: OpKind) -> OpId {
-    let id = OpId(plan.steps.len() as u32);
-    let op = Op {
-        id,
-        name: format!("{service:?}"),
-        from: A,
-        to: B,
-        service,
-        kind,
-    };
-    step(plan, at_ms, Action::Traffic(op));
-    id
-}
-
-fn stream(bytes: u64) -> OpKind {
-    OpKind::Stream {
-        bytes,
-        patience: Duration::from_secs(10),
-    }
-}
-
-/// The journal, printed when the test fails later.
-fn played(plan: &Plan, mode: TraceMode) -> Journal {
-    let journal = play(plan, mode).unwrap();
-    for entry in &journal.entries {
-        println!(
-            "{:>9.3} {:?} {:?}",
-            entry.at.as_secs_f64(),
-            entry.node,
-            entry.what
-        );
-    }
-    journal
-}
-
-fn figure(line: &str) {
-    // Not by `println!`, which the test harness swallows.
-    let _ = writeln!(io::stderr(), "figure: {line}");
-}
-
-fn assert_settled(plan: &Plan, journal: &Journal, class: PathClass) {
-    assert!(journal.ended_at < plan.ends_at, "it never settled");
-    let finals = journal
-        .entries
-        .iter()
-        .filter_map(|entry| match &entry.what {
-            What::Final(link) => Some(link),
-            _ => None,
-        });
-    let finals: Vec<_> = finals.collect();
-    assert_eq!(finals.len(), 2, "one for each end: {finals:?}");
-    for link in finals {
-        assert_eq!(link.state, LinkState::Up);
-        assert_eq!(link.class, Some(class));
-    }
-    let in_order = journal.entries.is_sorted_by_key(|entry| entry.at);
-    assert!(in_order, "entries are in order of time");
-}
-
-fn assert_no_errors(journal: &Journal) {
-    let is_error = |what: &What| matches!(what, What::Error { .. } | What::StrangeDatagram { .. });
-    let found = journal.entries.iter().find(|entry| is_error(&entry.what));
-    assert_eq!(found, None);
-}
+use plans::{
+    A, B, MEGABYTE, assert_no_errors, assert_settled, figure, intruder, node, pair, played, step,
+    stream, talk,
+};
 
 #[test]
 fn two_nodes_behind_home_nats_echo_a_megabyte_and_settle() {
@@ -295,15 +169,6 @@ fn three_nodes_of_one_provider_move_bulk_data_through_its_hairpin() {
         });
     let direct: Vec<_> = direct.collect();
     assert_eq!(direct, vec![(LinkState::Up, Some(PathClass::Direct)); 6]);
-}
-
-/// An intruder with a secret of its own, on the public network.
-fn intruder(index: u16, poses_as: Option<NodeIndex>) -> NodeSpec {
-    NodeSpec {
-        cluster: index as u8,
-        poses_as,
-        ..node(index, Place::Public)
-    }
 }
 
 #[test]
