@@ -1,12 +1,27 @@
 //! Plays seeds in a world and judges what came of them.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use holdfast_core::simulation::Mutant;
-use holdfast_plan::{Journal, Plan, TraceMode, WorldKind};
+use holdfast_core::simulation::{Mutant, plant};
+use holdfast_interposer::{ALLOWED_BY_DEFAULT, Interposer};
+use holdfast_plan::{Journal, Plan, PlayError, TraceMode, WorldKind};
 
-use crate::{Scenario, Verdict};
+use crate::oracle::verdict;
+use crate::{FailureClass, Scenario, Verdict, Violation};
+
+/// What of core's dependencies draws entropy that it cannot be given, beyond
+/// [`ALLOWED_BY_DEFAULT`]: BBR a phase when it is built.
+const ENTROPY_OF_CORE: &[&str] = &["quinn-proto-0.11.19/src/congestion/bbr/"];
+/// What reads a clock to no effect: `fastrand` is seeded again before each use.
+const CLOCKS_OF_CORE: &[&str] = &["fastrand"];
+
+/// Most threads of [`run_many`]: a run holds a whole world in memory.
+const THREADS_MAX: usize = 64;
 
 /// One seed, played and judged.
 #[derive(Clone, Debug)]
@@ -36,8 +51,117 @@ pub fn run_seed(
     mode: TraceMode,
     mutant: Option<Mutant>,
 ) -> Run {
-    let _ = (scenario, world, seed, mode, mutant);
-    unimplemented!()
+    let plan = scenario.plan(seed, world);
+    let began = clock();
+    let played = play(&plan, world, mode, mutant);
+    let wall = clock().saturating_duration_since(began);
+    let (journal, verdict) = match played {
+        Ok(journal) => {
+            let verdict = verdict(scenario, &plan, &journal);
+            (journal, verdict)
+        }
+        Err(violation) => (Journal::default(), only(violation)),
+    };
+    Run {
+        seed,
+        world,
+        verdict,
+        simulated: journal.ended_at,
+        plan,
+        journal,
+        wall,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what a run costs is told, and decides nothing"
+)]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn only(violation: Violation) -> Verdict {
+    Verdict {
+        violations: vec![violation],
+        recovery: None,
+    }
+}
+
+/// On a thread of its own, where ambient time and entropy abort; not so in the kernel world,
+/// which is made of them.
+fn play(
+    plan: &Plan,
+    world: WorldKind,
+    mode: TraceMode,
+    mutant: Option<Mutant>,
+) -> Result<Journal, Violation> {
+    // The one reading of the clock that virtual time starts from must not fall into a run.
+    let _ = holdfast_core_world::origin();
+    let body = || {
+        plant(mutant);
+        let played = match world {
+            WorldKind::Core => holdfast_core_world::play(plan, mode),
+            WorldKind::Turmoil => holdfast_turmoil_world::play(plan, mode),
+            WorldKind::Kernel => holdfast_kernel_world::play(plan, mode),
+        };
+        plant(None);
+        played
+    };
+    let guarded = || match world {
+        WorldKind::Kernel => body(),
+        WorldKind::Core => {
+            interposer(plan.seed, ENTROPY_OF_CORE, CLOCKS_OF_CORE)
+                .run(body)
+                .value
+        }
+        WorldKind::Turmoil => {
+            interposer(
+                plan.seed,
+                holdfast_turmoil_world::ALLOWED_ENTROPY,
+                holdfast_turmoil_world::ALLOWED_CLOCKS,
+            )
+            .run(body)
+            .value
+        }
+    };
+    match catch_unwind(AssertUnwindSafe(guarded)) {
+        Ok(Ok(journal)) => Ok(journal),
+        Ok(Err(error)) => Err(not_played(&error)),
+        Err(panic) => Err(crashed(&*panic)),
+    }
+}
+
+fn interposer(seed: u64, entropy: &[&str], clocks: &[&str]) -> Interposer {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    Interposer::new(bytes)
+        .allow_entropy(ALLOWED_BY_DEFAULT)
+        .allow_entropy(entropy)
+        .allow_clocks(clocks)
+}
+
+fn failure(class: FailureClass, oracle: &'static str, detail: String) -> Violation {
+    Violation {
+        class,
+        oracle,
+        at: Duration::ZERO,
+        node: None,
+        detail,
+    }
+}
+
+fn not_played(error: &PlayError) -> Violation {
+    failure(FailureClass::Harness, "world", error.to_string())
+}
+
+fn crashed(panic: &(dyn Any + Send)) -> Violation {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    failure(FailureClass::Crash, "crash", text.to_owned())
 }
 
 /// Plays many seeds on so many threads (the kernel world: on one) without a trace. `on_done` gets
@@ -48,11 +172,49 @@ pub fn run_many(
     seeds: impl IntoIterator<Item = u64>,
     threads: usize,
     mutant: Option<Mutant>,
-    on_done: impl FnMut(Run) -> ControlFlow<()>,
+    mut on_done: impl FnMut(Run) -> ControlFlow<()>,
 ) {
-    let _ = (scenario, world, threads, mutant, on_done);
-    let _ = seeds.into_iter();
-    unimplemented!()
+    // The kernel world is one at a time.
+    let threads = match world {
+        WorldKind::Kernel => 1,
+        _ => threads.clamp(1, THREADS_MAX),
+    };
+    let seeds: Vec<u64> = seeds.into_iter().collect();
+    let queue = Mutex::new(seeds.iter().copied().enumerate());
+    // Runs that wait for an earlier one are bounded by the channel.
+    let (done, ready) = mpsc::sync_channel(threads);
+    #[expect(clippy::disallowed_methods, reason = "each run is a thread's own")]
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (queue, done) = (&queue, done.clone());
+            scope.spawn(move || {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((n, seed)) = next else { return };
+                    let run = run_seed(scenario, world, seed, TraceMode::Off, mutant);
+                    if done.send((n, run)).is_err() {
+                        return; // Enough was seen.
+                    }
+                }
+            });
+        }
+        drop(done);
+        in_order(ready, &mut on_done);
+    });
+}
+
+/// Gives runs away in the order of their numbers, until told to stop.
+fn in_order(ready: mpsc::Receiver<(usize, Run)>, on_done: &mut dyn FnMut(Run) -> ControlFlow<()>) {
+    let (mut next, mut waiting) = (0, BTreeMap::new());
+    for (n, run) in ready {
+        waiting.insert(n, run);
+        while let Some(run) = waiting.remove(&next) {
+            next += 1;
+            if on_done(run).is_break() {
+                return; // The receiver goes with it, and the threads end.
+            }
+        }
+    }
 }
 
 /// The line that plays a seed again.
@@ -85,6 +247,21 @@ pub fn verify_replay(
     world: WorldKind,
     seed: u64,
 ) -> Result<(u64, u64), Difference> {
-    let _ = (scenario, world, seed);
-    unimplemented!()
+    let digest = |mode| run_seed(scenario, world, seed, mode, None).journal.trace;
+    let (first, second) = (digest(TraceMode::Digest), digest(TraceMode::Digest));
+    if first.digest() == second.digest() {
+        return Ok(first.digest());
+    }
+    let (first, second) = (digest(TraceMode::Full), digest(TraceMode::Full));
+    Err(difference(first.lines(), second.lines()))
+}
+
+fn difference(first: &[String], second: &[String]) -> Difference {
+    let same = first.iter().zip(second).take_while(|(a, b)| a == b).count();
+    let line = |lines: &[String]| lines.get(same).cloned().unwrap_or_default();
+    Difference {
+        line: same + 1,
+        first: line(first),
+        second: line(second),
+    }
 }
