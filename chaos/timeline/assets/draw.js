@@ -364,6 +364,12 @@ const drawOverview = () => {
 };
 const overviewNs = (x) => ((x - GUTTER) / (overview.clientWidth - GUTTER)) * (endNs + 2 * margin) - margin;
 
+const drawAll = () => {
+  drawPicture();
+  drawOverview();
+  fillTable();
+};
+
 let scheduled = false;
 const schedule = () => {
   if (scheduled) return;
@@ -371,8 +377,6 @@ const schedule = () => {
   rememberView();
   requestAnimationFrame(() => {
     scheduled = false;
-    drawPicture();
-    drawOverview();
-    fillTable();
+    drawAll();
   });
 };

@@ -109,3 +109,5 @@ fillSummary();
 fillMarks();
 window.addEventListener("hashchange", viewOfAddress);
 viewOfAddress();
+// At once: a page in the background gets no frames.
+drawAll();
