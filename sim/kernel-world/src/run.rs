@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ pub struct Run<'a> {
     settled_at: Option<Duration>,
     // In the order in which they end.
     agents: Vec<Agent>,
+    kills: Arc<Vec<AtomicU32>>,
     stage: Stage,
 }
 
@@ -72,8 +74,11 @@ impl<'a> Run<'a> {
         let clock = Clock {
             origin: Instant::now(),
         };
+        let kills: Vec<AtomicU32> = topology.nodes.iter().map(|_| AtomicU32::new(0)).collect();
+        let kills = Arc::new(kills);
         let world = World {
             clock,
+            kills: Arc::clone(&kills),
             ops: Arc::new(plan.ops().map(|op| (op.id, op.clone())).collect()),
             vips: Arc::new(topology.node_indices().map(vip).collect()),
             names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
@@ -101,6 +106,7 @@ impl<'a> Run<'a> {
             events: 0,
             settled_at: None,
             agents,
+            kills,
             stage,
         })
     }
@@ -238,6 +244,8 @@ impl<'a> Run<'a> {
 
     fn crash(&mut self, node: NodeIndex) -> Result<(), StageError> {
         if let Some(mut process) = self.stage.remove(&node_name(node)) {
+            // Before it happens: whoever sees the consequences must know the reason.
+            self.kills[node.index()].fetch_add(1, Ordering::SeqCst);
             // It may just have ended by itself.
             let _ = process.signal(libc::SIGKILL);
             process.wait_end(KILL_BOUND)?;

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -88,6 +89,8 @@ pub struct World {
     pub vips: Arc<Vec<Ipv4Addr>>,
     /// The names of all nodes.
     pub names: Arc<Vec<String>>,
+    /// How often each node's process was killed.
+    pub kills: Arc<Vec<AtomicU32>>,
     /// What servers received of each conversation by datagrams.
     pub tallies: Arc<Mutex<BTreeMap<OpId, Tally>>>,
     /// Where to say what is seen, and by whom.
@@ -125,6 +128,11 @@ impl Context {
     fn node_named(&self, name: &str) -> Option<NodeIndex> {
         let found = self.world.names.iter().position(|known| known == name)?;
         Some(NodeIndex(found as u16))
+    }
+
+    /// How often the node's process was killed.
+    fn kills(&self) -> u32 {
+        self.world.kills[self.node.index()].load(Ordering::SeqCst)
     }
 
     fn tell(&self, seen: Seen) {

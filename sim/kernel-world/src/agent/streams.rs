@@ -29,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// One end of a stream. Dropped, it reports: when the stream is done, or the run is.
 struct End {
     cx: Context,
+    /// The kills of the node before this stream was opened.
+    kills: u32,
     live: RefCell<Live>,
 }
 
@@ -51,6 +53,7 @@ impl End {
     fn new(cx: &Context, live: Live) -> End {
         End {
             cx: cx.clone(),
+            kills: cx.kills(),
             live: RefCell::new(live),
         }
     }
@@ -69,8 +72,18 @@ impl End {
         live.check.feed(bytes);
     }
 
-    fn finished(&self) {
-        self.live.borrow_mut().finished_at = Some(self.cx.now());
+    /// The end was read.
+    ///
+    /// The kernel ends the connections of a killed process as if it had closed them. No program
+    /// can prevent that, so such an end is no clean one unless everything has arrived.
+    fn finished(&self) -> io::Result<()> {
+        let mut live = self.live.borrow_mut();
+        let is_whole = live.expects && live.check.is_complete();
+        if self.cx.kills() != self.kills && !is_whole {
+            return Err(io::Error::other("the node was killed"));
+        }
+        live.finished_at = Some(self.cx.now());
+        Ok(())
     }
 
     fn broke(&self, error: &io::Error) {
@@ -186,7 +199,7 @@ async fn echo(stream: &mut TcpStream, end: &End) -> io::Result<()> {
     loop {
         let len = stream.read(&mut chunk).await?;
         if len == 0 {
-            end.finished();
+            end.finished()?;
             return stream.shutdown().await;
         }
         end.received(&chunk[..len]);
@@ -200,8 +213,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, end: &End) -> io::Result<()> {
     loop {
         let len = stream.read(&mut chunk).await?;
         if len == 0 {
-            end.finished();
-            return Ok(());
+            return end.finished();
         }
         end.received(&chunk[..len]);
     }
@@ -224,11 +236,12 @@ pub async fn talk(cx: &Context, op: &Op, bytes: u64, patience: Duration) {
         finished_at: None,
         reset: None,
     };
-    let end = End::new(cx, fresh(1));
+    let mut end = End::new(cx, fresh(1));
     let addr = SocketAddr::from((cx.vip(op.to), op.service.port()));
     for attempts in 1.. {
         // The report is of the last try only.
         end.live.replace(fresh(attempts));
+        end.kills = cx.kills();
         let Err(error) = attempt(addr, source, &end).await else {
             return;
         };

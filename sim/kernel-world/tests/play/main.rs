@@ -103,6 +103,7 @@ fn a_crashed_node_comes_back_and_its_link_settles_again() {
         return;
     }
     let mut plan = pair("crash", NatConfig::symmetric, PathClass::Relay);
+    let across = talk(&mut plan, 2_950, Service::Echo, stream(4 * MEGABYTE));
     step(&mut plan, 3_000, Action::Crash(B));
     step(&mut plan, 3_500, Action::Start(B));
     let echo = talk(&mut plan, 3_600, Service::Echo, stream(10_000));
@@ -111,6 +112,14 @@ fn a_crashed_node_comes_back_and_its_link_settles_again() {
     assert_settled(&plan, &journal, PathClass::Relay);
     assert_no_errors(&journal);
     assert!(journal.client(echo).unwrap().complete);
+    let client = journal.client(across).unwrap();
+    assert!(client.complete && client.attempts > 1, "{client:?}");
+    // Whom the kill cut off does not take that for the end.
+    let cut = journal.streams().find(|(_, report)| {
+        report.side == Side::Server && report.op == Some(across) && !report.complete
+    });
+    let (_, cut) = cut.unwrap();
+    assert!(cut.reset.is_some() && cut.finished_at.is_none(), "{cut:?}");
     let saw = |wanted: fn(&What) -> bool| {
         let found = journal.entries.iter().filter(|entry| wanted(&entry.what));
         found.count()
