@@ -18,7 +18,9 @@ use holdfast_plan::{
 
 const NODES: u16 = 6;
 const QUIET: Duration = Duration::from_secs(3600);
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_secs(300);
+/// When traffic begins.
+const SET_UP: Duration = Duration::from_secs(2);
 /// Application datagrams per second of all nodes together.
 const BUSY_RATE: u32 = 2_000;
 /// Of each datagram.
@@ -62,9 +64,7 @@ fn plan(ends_at: Duration, ops: Vec<Op>) -> Plan {
         label: String::new(),
     };
     let starts = (0..NODES).map(|n| step(Duration::ZERO, Action::Start(NodeIndex(n))));
-    let traffic = ops
-        .into_iter()
-        .map(|op| step(Duration::from_secs(5), Action::Traffic(op)));
+    let traffic = ops.into_iter().map(|op| step(SET_UP, Action::Traffic(op)));
     Plan {
         name: "speed".to_owned(),
         seed: 1,
@@ -139,7 +139,7 @@ fn main() {
         measure("quiet", &plan(QUIET, Vec::new()));
     }
     if wants("busy") {
-        let end = BUSY + Duration::from_secs(10);
+        let end = SET_UP + BUSY;
         measure("busy", &plan(end, traffic(BUSY)));
     }
 }

@@ -19,7 +19,7 @@ use holdfast_servers::turn;
 
 use crate::clock::Clock;
 use crate::node::Node;
-use crate::ops::OpState;
+use crate::ops::Ops;
 use crate::servers::{Broker, BrokerLoss, Turn};
 use crate::tcp::{self, Segment, SocketEvent, Stack};
 use crate::timers::{Due, Timers};
@@ -42,9 +42,9 @@ pub enum Payload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Once {
     /// A step of the plan, by its position.
-    Step(usize),
+    Step(u32),
     /// An operation has something to do, by its position.
-    Op(usize),
+    Op(u32),
     /// Look at queues, and whether everything has settled.
     Look,
 }
@@ -94,7 +94,7 @@ pub struct World {
     pub(crate) brokers: Vec<Option<Broker>>,
     broker_runs: u64,
     pub(crate) stacks: Vec<Stack>,
-    pub(crate) ops: Vec<OpState>,
+    pub(crate) ops: Ops,
     /// Something happened on which it depends whether the world has settled.
     pub(crate) stirred: bool,
     roles: Vec<Role>,
@@ -141,7 +141,7 @@ impl World {
             brokers: built.servers.iter().map(|_| None).collect(),
             broker_runs: 0,
             stacks: stacks.into_iter().map(stack).collect(),
-            ops: Vec::new(),
+            ops: Ops::default(),
             stirred: false,
             roles,
             dirty: Vec::new(),

@@ -479,8 +479,10 @@ impl World {
         let Some(run) = me.run.as_mut().filter(|_| !me.paused) else {
             return;
         };
-        run.signal
-            .handle_deadline(at, &mut self.stacks[me.host.index()]);
+        let host = me.host;
+        let posts = run
+            .signal
+            .handle_deadline(at, &mut self.stacks[host.index()]);
         let mesh_is_due = run.mesh.deadline().is_some_and(|(due, _)| due <= now.mono);
         if mesh_is_due {
             run.mesh.handle_deadline(now);
@@ -493,8 +495,9 @@ impl World {
         if run.end_at.is_some_and(|due| due <= at.local) {
             return self.end(node, true);
         }
-        let host = me.host;
-        self.touch(host);
+        if posts {
+            self.touch(host);
+        }
         self.drain_node(node);
     }
 

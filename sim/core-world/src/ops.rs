@@ -1,5 +1,6 @@
 //! Operations: applications that begin, try again and report, and the services that answer.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -24,6 +25,36 @@ const CLIENT_PORT: u32 = 20_000;
 /// Ports that there are for them; more operations share.
 const CLIENT_PORTS: u32 = 40_000;
 
+/// All operations, in the order in which they began.
+#[derive(Default)]
+pub(crate) struct Ops {
+    all: Vec<OpState>,
+    by_id: BTreeMap<OpId, usize>,
+    over: usize,
+}
+
+impl Ops {
+    /// Whether every operation that began has ended.
+    pub(crate) fn are_over(&self) -> bool {
+        self.over == self.all.len()
+    }
+
+    fn begin(&mut self, state: OpState) -> usize {
+        self.by_id.insert(state.op.id, self.all.len());
+        self.all.push(state);
+        self.all.len() - 1
+    }
+
+    fn find(&self, id: OpId) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
+    fn end(&mut self, n: usize) {
+        self.over += usize::from(!self.all[n].done);
+        self.all[n].done = true;
+    }
+}
+
 /// An operation and what became of it.
 pub(crate) struct OpState {
     op: Op,
@@ -34,7 +65,7 @@ pub(crate) struct OpState {
     /// The node stands still, so the application waits.
     waits: bool,
     datagrams: Datagrams,
-    pub done: bool,
+    done: bool,
 }
 
 /// What of a conversation by datagrams was seen.
@@ -204,31 +235,31 @@ impl World {
 
     fn op_of(&self, app: &App, stream: StreamId) -> Option<usize> {
         let op = app.op.filter(|_| !app.incoming)?;
-        let ours = |state: &OpState| state.op.id == op && state.stream == Some(stream);
-        self.ops.iter().position(ours)
+        let found = self.ops.find(op)?;
+        (self.ops.all[found].stream == Some(stream)).then_some(found)
     }
 
     /// A try of a client has ended: report it, or try again.
     fn try_over(&mut self, n: usize, report: StreamReport, done: bool) {
-        let state = &mut self.ops[n];
+        let state = &mut self.ops.all[n];
         state.stream = None;
         let OpKind::Stream { patience, .. } = state.op.kind else {
             return;
         };
         let next = self.now + RETRY;
         if !done && next <= state.started + patience {
-            return self.timers.once(next, Once::Op(n));
+            return self.timers.once(next, Once::Op(n as u32));
         }
-        state.done = true;
-        self.stirred = true;
         let node = state.op.from.index();
+        self.ops.end(n);
+        self.stirred = true;
         self.note(node, What::Stream(report));
     }
 
     // ---- operations ----
 
     pub(crate) fn begin(&mut self, op: Op) {
-        self.ops.push(OpState {
+        let n = self.ops.begin(OpState {
             op,
             started: self.now,
             attempts: 0,
@@ -237,12 +268,12 @@ impl World {
             datagrams: Datagrams::default(),
             done: false,
         });
-        self.go_on(self.ops.len() - 1);
+        self.go_on(n);
     }
 
     pub(crate) fn wake_ops(&mut self, node: usize) {
-        for n in 0..self.ops.len() {
-            let state = &mut self.ops[n];
+        for n in 0..self.ops.all.len() {
+            let state = &mut self.ops.all[n];
             if state.op.from.index() == node && std::mem::take(&mut state.waits) {
                 self.go_on(n);
             }
@@ -251,7 +282,7 @@ impl World {
 
     /// It is time for an operation's next try or datagram.
     pub(crate) fn go_on(&mut self, n: usize) {
-        let state = &mut self.ops[n];
+        let state = &mut self.ops.all[n];
         if state.done {
             return;
         }
@@ -271,14 +302,14 @@ impl World {
                     true => self.now + LATE,
                     false => state.started + interval * (sequence + 1),
                 };
-                self.timers.once(next, Once::Op(n));
+                self.timers.once(next, Once::Op(n as u32));
                 self.send_datagram(n, sequence, len_bytes);
             }
         }
     }
 
     fn try_stream(&mut self, n: usize, bytes: u64) {
-        let state = &mut self.ops[n];
+        let state = &mut self.ops.all[n];
         let (node, peer) = (state.op.from.index(), state.op.to.index());
         if self.nodes[node].paused {
             state.waits = true;
@@ -308,7 +339,7 @@ impl World {
         match opened {
             Ok(stream) => {
                 app.peer = Some(NodeIndex(peer as u16));
-                self.ops[n].stream = Some(stream);
+                self.ops.all[n].stream = Some(stream);
                 if let Some(run) = &mut self.nodes[node].run {
                     run.apps.insert(stream, app);
                 }
@@ -326,7 +357,7 @@ impl World {
     // ---- datagrams ----
 
     fn send_datagram(&mut self, n: usize, sequence: u32, len_bytes: u32) {
-        let op = &self.ops[n].op;
+        let op = &self.ops.all[n].op;
         let (node, peer) = (op.from.index(), op.to.index());
         let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), client_port(op.id));
         let port = op.service.port();
@@ -371,8 +402,8 @@ impl World {
         }
         let here = NodeIndex(node as u16);
         let known = check_datagram(&payload).and_then(|(id, sequence)| {
-            let n = self.ops.iter().position(|state| state.op.id == id)?;
-            let op = &self.ops[n].op;
+            let n = self.ops.find(id)?;
+            let op = &self.ops.all[n].op;
             let OpKind::Datagrams { .. } = op.kind else {
                 return None;
             };
@@ -383,7 +414,7 @@ impl World {
             let fits = at_port
                 && at == here
                 && from == Some(there)
-                && sequence < self.ops[n].datagrams.sent;
+                && sequence < self.ops.all[n].datagrams.sent;
             fits.then_some((n, sequence))
         });
         let Some((n, sequence)) = known else {
@@ -394,19 +425,19 @@ impl World {
             return;
         };
         // An echo is judged where it comes back, everything else where it arrives.
-        let judged = match self.ops[n].op.service {
+        let judged = match self.ops.all[n].op.service {
             Service::Echo => service.is_none(),
             _ => service.is_some(),
         };
-        if judged && !self.ops[n].done {
-            self.ops[n].datagrams.arrived(self.now, sequence);
+        if judged && !self.ops.all[n].done {
+            self.ops.all[n].datagrams.arrived(self.now, sequence);
         }
     }
 
     fn datagrams_over(&mut self, n: usize) {
         self.stirred = true;
-        let state = &mut self.ops[n];
-        state.done = true;
+        self.ops.end(n);
+        let state = &self.ops.all[n];
         let seen = &state.datagrams;
         let report = DatagramReport {
             op: state.op.id,
@@ -432,13 +463,13 @@ impl World {
             };
             for (stream, app) in std::mem::take(&mut run.apps) {
                 if let Some(n) = self.op_of(&app, stream) {
-                    self.ops[n].done = true;
+                    self.ops.end(n);
                 }
                 self.note(node, What::Stream(app.report(None)));
             }
         }
-        for n in 0..self.ops.len() {
-            let state = &self.ops[n];
+        for n in 0..self.ops.all.len() {
+            let state = &self.ops.all[n];
             match state.op.kind {
                 _ if state.done => {}
                 OpKind::Datagrams { .. } => self.datagrams_over(n),

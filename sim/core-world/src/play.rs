@@ -135,6 +135,7 @@ impl<'a> Player<'a> {
         world.wanted = plan.wanted.clone();
         let stranger = world.add_stranger(STRANGER.into()).map_err(error)?;
         for (n, step) in plan.steps.iter().enumerate() {
+            let n = u32::try_from(n).map_err(|_| failed("too many steps"))?;
             world.timers.once(step.at, Once::Step(n));
         }
         world.timers.once(LOOK_EVERY, Once::Look);
@@ -163,10 +164,10 @@ impl<'a> Player<'a> {
                 }
                 Some(None) => {}
                 Some(Some(Once::Op(n))) => {
-                    self.world.go_on(n);
+                    self.world.go_on(n as usize);
                     self.world.flush();
                 }
-                Some(Some(Once::Step(n))) => self.happen(n)?,
+                Some(Some(Once::Step(n))) => self.happen(n as usize)?,
                 Some(Some(Once::Look)) => {
                     self.look();
                     let next = self.world.now + LOOK_EVERY;
@@ -190,9 +191,7 @@ impl<'a> Player<'a> {
 
     /// Whether everything is as it is wanted; it has to stay so for a while.
     fn judge(&mut self) {
-        let settled = self.steps_left == 0
-            && self.world.ops.iter().all(|state| state.done)
-            && self.world.all_wanted();
+        let settled = self.steps_left == 0 && self.world.ops.are_over() && self.world.all_wanted();
         self.settled_since = match (settled, self.settled_since) {
             (false, _) => None,
             (true, None) => Some(self.world.now),

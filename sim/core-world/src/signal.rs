@@ -214,11 +214,13 @@ impl SignalClient {
         self.deadline
     }
 
-    /// A pause or a limit may be over.
-    pub fn handle_deadline(&mut self, at: Moment, stack: &mut Stack) {
-        if self.deadline.is_some_and(|due| due <= at.local) {
+    /// A pause or a limit may be over. Returns whether one was.
+    pub fn handle_deadline(&mut self, at: Moment, stack: &mut Stack) -> bool {
+        let is_due = self.deadline.is_some_and(|due| due <= at.local);
+        if is_due {
             self.drive(at, stack);
         }
+        is_due
     }
 
     /// A connection did something. Returns whether it is one of ours; `deliver` gets the

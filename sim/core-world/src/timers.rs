@@ -1,34 +1,37 @@
-//! What happens when: moments in their order, and one deadline per process.
+//! What happens when: one deadline per process, and moments in their order.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-/// Moments, earliest first; ties in the order in which they were asked for.
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// The deadlines of processes, and what happens once.
 ///
-/// A process has one deadline, which moves often and mostly to later. So a deadline that moved
-/// to later leaves its old moment in the heap, where it wakes the process for nothing once; one
-/// that moved to earlier adds a moment, and the old one is skipped.
+/// A process's deadline moves with nearly every packet, so it is kept in a tournament: a
+/// complete binary tree whose leaves are the deadlines and whose inner nodes are the earlier of
+/// two. Moving one costs the depth of the tree, and nobody is woken for nothing.
 #[derive(Debug)]
 pub struct Timers<T> {
-    heap: BinaryHeap<Reverse<(Duration, u64, What<T>)>>,
+    once: BinaryHeap<Reverse<(u64, u64, T)>>,
     sequence: u64,
-    armed: Vec<Option<Duration>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What<T> {
-    Process(usize),
-    Once(T),
+    /// The root is at 1, the children of `n` at `2n` and `2n + 1`, the leaves in the second half.
+    tree: Vec<u64>,
 }
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due<T> {
-    /// A process asked to be woken, maybe earlier than its deadline is now.
+    /// A process's deadline, which it has no more.
     Process(usize),
     /// What was put in for this moment.
     Once(T),
+}
+
+fn nanos(at: Duration) -> u64 {
+    // 584 years are enough for every world.
+    u64::try_from(at.as_nanos()).unwrap_or(NEVER - 1)
 }
 
 impl<T: Copy + Ord> Timers<T> {
@@ -36,51 +39,71 @@ impl<T: Copy + Ord> Timers<T> {
     #[must_use]
     pub fn new(processes: usize) -> Timers<T> {
         Timers {
-            heap: BinaryHeap::new(),
+            once: BinaryHeap::new(),
             sequence: 0,
-            armed: vec![None; processes],
+            tree: vec![NEVER; 2 * processes.next_power_of_two().max(1)],
         }
     }
 
     /// Something happens once.
     pub fn once(&mut self, at: Duration, what: T) {
-        self.push(at, What::Once(what));
+        self.sequence += 1;
+        self.once.push(Reverse((nanos(at), self.sequence, what)));
     }
 
     /// A process has this deadline now, or none.
     #[inline]
     pub fn arm(&mut self, process: usize, at: Option<Duration>) {
-        if let Some(at) = at
-            && self.armed[process].is_none_or(|armed| at < armed)
-        {
-            self.armed[process] = Some(at);
-            self.push(at, What::Process(process));
+        self.set(process, at.map_or(NEVER, nanos));
+    }
+
+    #[inline]
+    fn set(&mut self, process: usize, at: u64) {
+        let mut node = self.tree.len() / 2 + process;
+        if self.tree[node] == at {
+            return;
+        }
+        self.tree[node] = at;
+        while node > 1 {
+            node /= 2;
+            let earlier = self.tree[2 * node].min(self.tree[2 * node + 1]);
+            if self.tree[node] == earlier {
+                return;
+            }
+            self.tree[node] = earlier;
         }
     }
 
-    /// The next moment. A process may be woken then that has nothing to do.
+    /// The next moment.
     #[inline]
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
-        self.heap.peek().map(|Reverse((at, ..))| *at)
+        let once = self.once.peek().map_or(NEVER, |Reverse((at, ..))| *at);
+        let next = once.min(self.tree[1]);
+        (next != NEVER).then(|| Duration::from_nanos(next))
     }
 
-    /// Take what is next; `None` for a moment that was called off.
+    /// Take what is next. Of a tie, what happens once comes first, in the order in which it was
+    /// put in; then processes by their number.
     pub fn pop(&mut self) -> Option<Due<T>> {
-        let Reverse((at, _, what)) = self.heap.pop()?;
-        match what {
-            What::Once(what) => Some(Due::Once(what)),
-            What::Process(process) if self.armed[process] == Some(at) => {
-                self.armed[process] = None;
-                Some(Due::Process(process))
-            }
-            What::Process(_) => None,
+        let process_at = self.tree[1];
+        if let Some(Reverse((at, ..))) = self.once.peek()
+            && *at <= process_at
+        {
+            let Reverse((_, _, what)) = self.once.pop()?;
+            return Some(Due::Once(what));
         }
-    }
-
-    fn push(&mut self, at: Duration, what: What<T>) {
-        self.sequence += 1;
-        self.heap.push(Reverse((at, self.sequence, what)));
+        if process_at == NEVER {
+            return None;
+        }
+        let leaves = self.tree.len() / 2;
+        let mut node = 1;
+        while node < leaves {
+            node *= 2;
+            node += usize::from(self.tree[node] != process_at);
+        }
+        self.set(node - leaves, NEVER);
+        Some(Due::Process(node - leaves))
     }
 }
 
@@ -101,34 +124,38 @@ mod tests {
     }
 
     #[test]
-    fn ties_happen_in_the_order_in_which_they_were_asked_for() {
-        let mut timers = Timers::new(1);
+    fn everything_happens_in_order_and_ties_in_a_stated_one() {
+        let mut timers = Timers::new(5);
         timers.once(ms(2), 9);
+        timers.arm(4, Some(ms(2)));
+        timers.arm(3, Some(ms(7)));
         timers.arm(0, Some(ms(2)));
         timers.once(ms(2), 1);
         timers.once(ms(1), 5);
         let expected = vec![
             (ms(1), Due::Once(5)),
             (ms(2), Due::Once(9)),
-            (ms(2), Due::Process(0)),
             (ms(2), Due::Once(1)),
+            (ms(2), Due::Process(0)),
+            (ms(2), Due::Process(4)),
+            (ms(7), Due::Process(3)),
         ];
         assert_eq!(drain(&mut timers), expected);
+        assert_eq!(timers.pop(), None);
     }
 
     #[test]
-    fn a_deadline_that_moved_to_earlier_wakes_its_process_once() {
-        let mut timers = Timers::new(1);
-        timers.arm(0, Some(ms(9)));
-        timers.arm(0, Some(ms(3)));
-        assert_eq!(drain(&mut timers), vec![(ms(3), Due::Process(0))]);
-    }
-
-    #[test]
-    fn a_deadline_that_moved_to_later_wakes_its_process_at_the_old_moment_to_ask_again() {
-        let mut timers = Timers::new(1);
-        timers.arm(0, Some(ms(3)));
-        timers.arm(0, Some(ms(9)));
-        assert_eq!(drain(&mut timers), vec![(ms(3), Due::Process(0))]);
+    fn a_deadline_that_moves_wakes_its_process_once() {
+        for processes in 1..10 {
+            let mut timers = Timers::new(processes);
+            for at in [9, 3, 12, 5] {
+                timers.arm(processes - 1, Some(ms(at)));
+            }
+            let expected = vec![(ms(5), Due::Process(processes - 1))];
+            assert_eq!(drain(&mut timers), expected);
+            timers.arm(0, Some(ms(1)));
+            timers.arm(0, None);
+            assert_eq!(timers.next(), None);
+        }
     }
 }
