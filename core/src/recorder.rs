@@ -51,17 +51,35 @@ pub enum Record {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line {
     t_ns: u64,
     #[serde(flatten)]
-    record: &'a Record,
+    record: Record,
+}
+
+/// A record as it is kept: text that is made often is made when somebody reads it.
+#[derive(Clone, Debug)]
+enum Kept {
+    Whole(Record),
+    Udp { to: SocketAddr, len: usize },
+}
+
+impl Kept {
+    fn into_record(self) -> Record {
+        match self {
+            Kept::Whole(record) => record,
+            Kept::Udp { to, len } => Record::Output {
+                what: format!("udp to {to} {len} bytes"),
+            },
+        }
+    }
 }
 
 /// The latest records of a node.
 #[derive(Debug)]
 pub struct Recorder {
     origin: Instant,
-    records: VecDeque<(Instant, Record)>,
+    records: VecDeque<(Instant, Kept)>,
     len_max: usize,
     hashing: bool,
     dropped: u64,
@@ -91,6 +109,15 @@ impl Recorder {
 
     /// Something happened.
     pub fn record(&mut self, at: Instant, record: Record) {
+        self.keep(at, Kept::Whole(record));
+    }
+
+    /// A datagram of so many bytes is to be delivered.
+    pub fn record_udp(&mut self, at: Instant, to: SocketAddr, len: usize) {
+        self.keep(at, Kept::Udp { to, len });
+    }
+
+    fn keep(&mut self, at: Instant, record: Kept) {
         if self.len_max == 0 {
             return;
         }
@@ -102,10 +129,10 @@ impl Recorder {
     }
 
     /// Every record, oldest first: its time in nanoseconds since the start, and itself.
-    pub fn records(&self) -> impl Iterator<Item = (u64, &Record)> {
+    pub fn records(&self) -> impl Iterator<Item = (u64, Record)> {
         self.records.iter().map(|(at, record)| {
             let t = at.saturating_duration_since(self.origin).as_nanos();
-            (t as u64, record)
+            (t as u64, record.clone().into_record())
         })
     }
 
@@ -114,7 +141,7 @@ impl Recorder {
         let origin = self.origin;
         self.records.drain(..).map(move |(at, record)| {
             let t = at.saturating_duration_since(origin).as_nanos();
-            (t as u64, record)
+            (t as u64, record.into_record())
         })
     }
 

@@ -61,6 +61,8 @@ pub struct Mesh {
     shared: Arc<Shared>,
     links: Vec<Link>,
     gather: Gather,
+    /// What the gathering waits for: asked for far more often than it changes.
+    gather_deadline: Option<(Instant, &'static str)>,
     started: Instant,
     /// Which link each key belongs to.
     keys: BTreeMap<[u8; 32], LinkId>,
@@ -121,6 +123,7 @@ impl Mesh {
                 &seed,
                 now,
             ),
+            gather_deadline: None,
             started: now.mono,
             keys,
             deadlines: BTreeSet::new(),
@@ -275,7 +278,7 @@ impl Mesh {
 
     /// Time passed.
     pub fn handle_deadline(&mut self, now: Now) {
-        if let Some((at, why)) = self.gather.deadline()
+        if let Some((at, why)) = self.gather_deadline
             && at <= now.mono
         {
             self.recorder.record(now.mono, Record::Deadline { why });
@@ -335,7 +338,7 @@ impl Mesh {
             .deadlines
             .first()
             .and_then(|(_, link)| self.deadline_of[link.index()]);
-        [link, self.gather.deadline()]
+        [link, self.gather_deadline]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -722,6 +725,7 @@ impl Mesh {
         while let Some(output) = self.gather.poll_output() {
             self.outputs.push_back(output);
         }
+        self.gather_deadline = self.gather.deadline();
     }
 
     fn refuse(&mut self, counter: &'static str, detail: String) {

@@ -46,7 +46,10 @@ pub(super) fn output(recorder: &mut Recorder, now: Now, output: &Output) {
         // The hot path leaves its trace in datagrams.
         Output::Readable(_) | Output::Writable(_) => return,
         Output::Reset { stream, reason } => format!("reset {stream:?} {reason:?}"),
-        Output::Udp { to, payload, .. } => format!("udp to {to} {} bytes", payload.len()),
+        Output::Udp { to, payload, .. } => {
+            recorder.record_udp(now.mono, *to, payload.len());
+            return;
+        }
         Output::Event(event) => format!("{event:?}"),
     };
     recorder.record(now.mono, Record::Output { what });

@@ -63,7 +63,8 @@ pub struct Quic {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
     client: Option<ClientConfig>,
-    entropy: Option<Entropy>,
+    /// Lent to TLS for the length of a call, which a box makes cheap.
+    entropy: Option<Box<Entropy>>,
     scratch: Vec<u8>,
 }
 
@@ -123,7 +124,7 @@ impl Quic {
             ),
             connection: None,
             client,
-            entropy: Some(entropy),
+            entropy: Some(Box::new(entropy)),
             scratch: Vec::new(),
         }
     }

@@ -35,17 +35,17 @@ pub const ALPN: &[u8] = b"holdfast/1";
 pub const SERVER_NAME: &str = "holdfast";
 
 thread_local! {
-    static ENTROPY: RefCell<Option<Entropy>> = const { RefCell::new(None) };
+    static ENTROPY: RefCell<Option<Box<Entropy>>> = const { RefCell::new(None) };
 }
 
 /// Lends a generator to TLS for the length of a call.
 pub struct EntropyScope<'a> {
-    owner: &'a mut Option<Entropy>,
+    owner: &'a mut Option<Box<Entropy>>,
 }
 
 impl<'a> EntropyScope<'a> {
     /// Move the owner's generator to the thread-local. Scopes do not nest.
-    pub fn enter(owner: &'a mut Option<Entropy>) -> EntropyScope<'a> {
+    pub fn enter(owner: &'a mut Option<Box<Entropy>>) -> EntropyScope<'a> {
         let lent = owner.take();
         assert!(lent.is_some(), "the generator is lent once at a time");
         ENTROPY.with_borrow_mut(|slot| {
