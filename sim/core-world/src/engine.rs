@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use holdfast_core::entropy::{Entropy, Seed};
 use holdfast_core::identity::PublicKey;
+use holdfast_core::recorder::Record;
 use holdfast_core::time::Now;
 use holdfast_net_model::{
     Delivery, Draw, HostId, Network, Packet, Protocol, Stream, Streams, TopologyError,
@@ -358,6 +359,13 @@ impl World {
 
     fn server_socket(&mut self, server: usize, conn: tcp::ConnId, port: u16, event: SocketEvent) {
         let now = (self.clock.now(self.now), self.now);
+        if self.journal.trace.is_on() {
+            let name = format!("server-{server}");
+            let what = format!("port {port} {conn:?} {event:?}");
+            self.journal
+                .trace
+                .record(self.now, &name, &Record::Input { what });
+        }
         let stack = &mut self.stacks[self.built.servers[server].index()];
         if port == BROKER_PORT {
             match &mut self.brokers[server] {
@@ -419,6 +427,14 @@ impl World {
             return;
         };
         let now = self.clock.now(self.now);
+        if self.journal.trace.is_on() {
+            let rx = Record::Rx {
+                from,
+                len: data.len(),
+                hash: 0,
+            };
+            self.journal.trace.record(self.now, "turn", &rx);
+        }
         let mut buf = std::mem::take(&mut self.buf);
         let forward = if port == TURN_PORT {
             turn.machine.client_datagram(now, from, data)
@@ -438,16 +454,22 @@ impl World {
     }
 
     fn turn_forward(&mut self, path: turn::Path, data: &[u8]) {
-        let (host, ip) = (self.built.servers[0], SERVERS[0].into());
-        match path {
-            turn::Path::Client(to) => {
-                self.send_udp(host, SocketAddr::new(ip, TURN_PORT), to, data);
-            }
-            turn::Path::Peer { port, to } => {
-                self.send_udp(host, SocketAddr::new(ip, port), to, data);
-            }
-            turn::Path::Stream(client) => self.turn_write(client, data),
+        let (port, to) = match path {
+            turn::Path::Client(to) => (TURN_PORT, to),
+            turn::Path::Peer { port, to } => (port, to),
+            turn::Path::Stream(client) => return self.turn_write(client, data),
+        };
+        if self.journal.trace.is_on() {
+            let tx = Record::Tx {
+                to,
+                len: data.len(),
+                segment: data.len(),
+                hash: 0,
+            };
+            self.journal.trace.record(self.now, "turn", &tx);
         }
+        let src = SocketAddr::new(SERVERS[0].into(), port);
+        self.send_udp(self.built.servers[0], src, to, data);
     }
 
     fn turn_write(&mut self, client: turn::TcpId, data: &[u8]) {

@@ -1,6 +1,6 @@
 //! Playing a plan to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -48,7 +48,8 @@ struct Player<'a> {
     entropy: Entropy,
     steps_left: usize,
     settled_since: Option<Duration>,
-    queues: BTreeMap<(Option<u16>, String), QueueReport>,
+    /// The peaks of each node and then of the brokers, in the order in which they name them.
+    queues: Vec<Vec<QueueReport>>,
 }
 
 /// Play a plan to its end.
@@ -146,7 +147,7 @@ impl<'a> Player<'a> {
             entropy: seed.fork("attacks").rng(),
             steps_left: plan.steps.len(),
             settled_since: None,
-            queues: BTreeMap::new(),
+            queues: vec![Vec::new(); plan.topology.nodes.len() + 1],
         })
     }
 
@@ -344,31 +345,13 @@ impl<'a> Player<'a> {
 
     fn look(&mut self) {
         for node in 0..self.world.nodes.len() {
-            let Some(mesh) = self.world.nodes[node].mesh() else {
-                continue;
-            };
-            let queues = mesh.queues();
-            self.keep_peaks(Some(node as u16), queues);
-        }
-        for broker in 0..self.world.brokers.len() {
-            if let Some(Some(known)) = self.world.brokers.get(broker) {
-                let queues = known.mailboxes().queues();
-                self.keep_peaks(None, queues);
+            if let Some(mesh) = self.world.nodes[node].mesh() {
+                keep_peaks(&mut self.queues[node], mesh.queues());
             }
         }
-    }
-
-    fn keep_peaks(&mut self, node: Option<u16>, queues: Vec<Queue>) {
-        for Queue { name, len, max } in queues {
-            let report = QueueReport {
-                name: name.clone(),
-                len,
-                max,
-            };
-            let known = self.queues.entry((node, name)).or_insert(report);
-            if len > known.len {
-                (known.len, known.max) = (len, max);
-            }
+        let brokers = self.queues.last_mut().expect("one more than nodes");
+        for broker in self.world.brokers.iter().flatten() {
+            keep_peaks(brokers, broker.mailboxes().queues());
         }
     }
 
@@ -377,11 +360,14 @@ impl<'a> Player<'a> {
     fn finish(mut self) -> Journal {
         self.look();
         self.world.report_rest();
-        for ((node, _), report) in std::mem::take(&mut self.queues) {
-            let what = What::Queue(report);
-            match node {
-                Some(node) => self.world.note(node.into(), what),
-                None => self.world.journal.note(self.world.now, None, what),
+        let nodes = self.world.nodes.len();
+        for (owner, reports) in std::mem::take(&mut self.queues).into_iter().enumerate() {
+            for what in reports.into_iter().map(What::Queue) {
+                if owner < nodes {
+                    self.world.note(owner, what);
+                } else {
+                    self.world.journal.note(self.world.now, None, what);
+                }
             }
         }
         for node in 0..self.world.nodes.len() {
@@ -394,6 +380,23 @@ impl<'a> Player<'a> {
         journal.figures = self.world.figures;
         journal.marks = take_marks();
         journal
+    }
+}
+
+/// Remember the fullest that each queue has been. Names come in one order nearly always, so that
+/// nothing has to be looked for.
+fn keep_peaks(known: &mut Vec<QueueReport>, queues: Vec<Queue>) {
+    for (n, queue) in queues.into_iter().enumerate() {
+        let Queue { name, len, max } = queue;
+        let at = match known.get(n) {
+            Some(report) if report.name == name => Some(n),
+            _ => known.iter().position(|report| report.name == name),
+        };
+        match at.map(|at| &mut known[at]) {
+            None => known.push(QueueReport { name, len, max }),
+            Some(report) if len > report.len => (report.len, report.max) = (len, max),
+            Some(_) => {}
+        }
     }
 }
 
