@@ -68,6 +68,7 @@ impl crate::shared::NodeState {
     pub fn gone(&self, shared: &Shared, node: NodeIndex, clean: bool) {
         self.wanted.set(false);
         self.running.set(false);
+        self.stopping.set(false);
         self.stop.take();
         self.status.take();
         shared.note(Some(node), What::Ended { clean });

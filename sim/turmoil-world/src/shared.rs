@@ -37,6 +37,10 @@ pub struct NodeState {
     pub wanted: Cell<bool>,
     /// Whether it does.
     pub running: Cell<bool>,
+    /// Whether it has been told to stop.
+    pub stopping: Cell<bool>,
+    /// Whether it has to start again once it has ended.
+    pub again: Cell<bool>,
     /// How often it has been started.
     pub runs: Cell<u32>,
     /// Tells it to stop.
@@ -213,7 +217,7 @@ impl Shared {
         SimClock(self.apps_host().clock.clone())
     }
 
-    /// The node that a virtual address names, the claimed one for an intruder.
+    /// A node's virtual address, the claimed one for an intruder.
     pub fn vip_of(&self, node: NodeIndex) -> u16 {
         let spec = self.plan.topology.node(node);
         spec.poses_as.unwrap_or(node).vip()

@@ -127,6 +127,7 @@ impl World {
         while !self.is_over() {
             shared.now.set(self.sim.elapsed());
             self.take_steps()?;
+            self.start_again();
             for host in &shared.hosts {
                 host.ports.tick();
             }
@@ -209,9 +210,11 @@ impl World {
         match action {
             Action::Start(node) => self.start(*node),
             Action::Stop(node) => {
-                if let Some(stop) = &*shared.nodes[node.index()].stop.borrow() {
+                let state = &shared.nodes[node.index()];
+                state.again.set(false);
+                if let Some(stop) = &*state.stop.borrow() {
                     // Nobody hears it when the node has just ended by itself.
-                    let _ = stop.send(true);
+                    state.stopping.set(stop.send(true).is_ok());
                 }
             }
             Action::Crash(node) => self.crash(*node),
@@ -244,9 +247,24 @@ impl World {
 
     fn start(&mut self, node: NodeIndex) {
         let state = &self.shared.nodes[node.index()];
-        if !state.running.get() && !state.wanted.replace(true) {
+        if state.running.get() {
+            // It may still be saying goodbye.
+            return state.again.set(state.stopping.get());
+        }
+        if !state.wanted.replace(true) {
             let host = self.shared.node_host(node);
             self.sim.bounce(IpAddr::V4(host.turmoil_ip));
+        }
+    }
+
+    /// Start what has ended meanwhile and was to start again.
+    fn start_again(&mut self) {
+        let shared = self.shared.clone();
+        for (n, state) in shared.nodes.iter().enumerate() {
+            if state.again.get() && !state.running.get() {
+                state.again.set(false);
+                self.start(NodeIndex(n as u16));
+            }
         }
     }
 
