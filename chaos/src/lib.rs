@@ -14,15 +14,17 @@
 //! The format, the oracles and the exit codes are described in `docs/testing.md`.
 
 pub mod coverage;
+mod draw;
 pub mod mutants;
 pub mod oracle;
+pub mod plan;
 pub mod run;
 pub mod scenario;
 pub mod search;
 pub mod shrink;
 
 pub use holdfast_core::simulation::Mutant;
-pub use oracle::{FailureClass, Verdict, Violation, judge};
+pub use oracle::{FailureClass, Verdict, Violation, judge, verdict};
 pub use run::{Difference, Run, replay_line, run_many, run_seed, verify_replay};
 pub use scenario::{LoadError, Problem, Problems, Scenario, json_schema};
 pub use search::{Search, search};

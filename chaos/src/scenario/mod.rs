@@ -1,9 +1,39 @@
 //! A disaster as data: the file, checked, and what can be asked of it.
+//!
+//! * `format`: the keys of a file; `values`: what is written as text.
+//! * `shape`: holds a file against the schema; `check`: what no schema can say.
+//! * `resolve`: the topology that a file describes.
+
+mod check;
+pub mod format;
+mod problem;
+mod resolve;
+mod shape;
+pub mod values;
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
-use holdfast_plan::{Plan, WorldKind};
+use holdfast_plan::{Topology, WorldKind};
+use toml::de::DeTable;
+
+pub use format::File;
+pub use problem::{Problem, Problems};
+pub(crate) use resolve::{base_links, device_named, nat_named};
+
+use problem::Finding;
+
+/// The longest file, bytes: a regression with a thousand faults has a tenth of it.
+pub const FILE_LEN_MAX: usize = 1 << 20;
+/// Convergence without `converge_within`.
+pub const CONVERGE_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
+/// Budgets without `seeds`, by world: what fits a test run.
+const SEEDS_DEFAULT: [(WorldKind, u64); 3] = [
+    (WorldKind::Core, 100),
+    (WorldKind::Turmoil, 5),
+    (WorldKind::Kernel, 1),
+];
 
 /// Why a scenario could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -21,47 +51,13 @@ pub enum LoadError {
     Problems(#[from] Problems),
 }
 
-/// One thing that is wrong with a scenario.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file's name.
-    pub file: String,
-    /// From 1.
-    pub line: usize,
-    /// From 1, in characters.
-    pub column: usize,
-    /// The key, with the position in a list: `fault[2].at`. Empty when the text does not parse.
-    pub key: String,
-    /// What was found and what is expected.
-    pub message: String,
-}
-
-/// Everything that is wrong with a scenario, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Problems(Vec<Problem>);
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (file, line, column) = (&self.file, self.line, self.column);
-        write!(f, "{file}:{line}:{column}: ")?;
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl Problems {
-    /// Each of them.
-    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
-        self.0.iter()
-    }
-}
-
 /// A scenario without a problem.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scenario {}
+pub struct Scenario {
+    file: File,
+    topology: Topology,
+    digest: String,
+}
 
 impl Scenario {
     /// Reads a scenario.
@@ -69,66 +65,154 @@ impl Scenario {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(file_name: &str, text: &str) -> Result<Scenario, Problems> {
-        let _ = (file_name, text);
-        unimplemented!()
+        let nothing = DeTable::new();
+        if text.len() > FILE_LEN_MAX {
+            let message = format!("{} bytes, expected at most {FILE_LEN_MAX}", text.len());
+            let findings = vec![Finding::new("", message)];
+            return Err(problem::place(file_name, text, &nothing, findings));
+        }
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let finding = |error: &toml::de::Error| {
+                let span = error.span().unwrap_or(0..0);
+                Finding::new("", error.message().trim()).at(span)
+            };
+            let findings = errors.iter().map(finding).collect();
+            return Err(problem::place(file_name, text, &nothing, findings));
+        }
+        let root = table.get_ref();
+        let fail = |findings| Err(problem::place(file_name, text, root, findings));
+        let findings = shape::check(&shape::schema(), root);
+        if !findings.is_empty() {
+            return fail(findings);
+        }
+        let file: File = match toml::from_str(text) {
+            Ok(file) => file,
+            Err(error) => {
+                let span = error.span().unwrap_or(0..0);
+                return fail(vec![Finding::new("", error.message().trim()).at(span)]);
+            }
+        };
+        let scenario = Scenario {
+            topology: resolve::topology(&file),
+            digest: digest(text),
+            file,
+        };
+        let findings = check::check(&scenario, file_name);
+        match findings.is_empty() {
+            true => Ok(scenario),
+            false => fail(findings),
+        }
     }
 
     /// Reads a scenario's file.
     ///
     /// # Errors
     /// When it cannot be read, or everything that is wrong with it.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads a file")]
     pub fn load(path: &Path) -> Result<Scenario, LoadError> {
-        let _ = path;
-        unimplemented!()
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Scenario::parse(&file, &text)?),
+            Err(source) => Err(LoadError::File { file, source }),
+        }
     }
 
-    /// Everything drawn from a seed, for a world.
+    /// A scenario of a file that was made rather than read.
+    pub(crate) fn of(file: File) -> Scenario {
+        let mut scenario = Scenario {
+            topology: resolve::topology(&file),
+            digest: String::new(),
+            file,
+        };
+        scenario.digest = digest(&scenario.to_toml());
+        scenario
+    }
+
+    /// What the file says.
     #[must_use]
-    pub fn plan(&self, seed: u64, world: WorldKind) -> Plan {
-        let _ = (seed, world);
-        unimplemented!()
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Who is where at the start.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// Short hexadecimal digest of the file's text.
     #[must_use]
     pub fn digest(&self) -> String {
-        unimplemented!()
+        self.digest.clone()
     }
 
     /// A file that reads as this scenario.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        unimplemented!()
+        toml::to_string(&self.file).expect("a format of tables, texts and whole numbers")
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        unimplemented!()
+        &self.file.name
     }
 
     /// What it is about, in a sentence.
     #[must_use]
     pub fn description(&self) -> &str {
-        unimplemented!()
+        &self.file.description
     }
 
-    /// Where it is played, fastest first.
+    /// Where it is played.
     #[must_use]
     pub fn worlds(&self) -> &[WorldKind] {
-        unimplemented!()
+        &self.file.worlds
+    }
+
+    /// How long it is at most.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.file.duration.0
     }
 
     /// The seeds of its budget in a world; empty when it is not played there.
     #[must_use]
     pub fn seeds(&self, world: WorldKind) -> Range<u64> {
-        let _ = world;
-        unimplemented!()
+        if !self.file.worlds.contains(&world) {
+            return 0..0;
+        }
+        if let Some(seed) = self.file.seed {
+            return seed..seed + 1;
+        }
+        let given = match world {
+            WorldKind::Core => self.file.seeds.core,
+            WorldKind::Turmoil => self.file.seeds.turmoil,
+            WorldKind::Kernel => self.file.seeds.kernel,
+        };
+        let default = SEEDS_DEFAULT.iter().find(|(kind, _)| *kind == world);
+        0..given.or(default.map(|(_, seeds)| *seeds)).unwrap_or(1)
     }
+
+    /// How soon after the last fault everything has to be well.
+    #[must_use]
+    pub fn converge_within(&self) -> Duration {
+        let given = self.file.expect.converge_within;
+        given.map_or(CONVERGE_WITHIN_DEFAULT, |time| time.0)
+    }
+}
+
+/// FNV-1a: for telling files apart, not against malice.
+fn digest(text: &str) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 /// The JSON schema of scenario files, pretty-printed.
 #[must_use]
 pub fn json_schema() -> String {
-    unimplemented!()
+    let mut text = serde_json::to_string_pretty(&shape::schema()).expect("a schema is JSON");
+    text.push('\n');
+    text
 }
