@@ -10,11 +10,15 @@
 //! the byte on the threads of `holdfast-interposer` only.
 
 mod apps;
+mod attack;
 mod clock;
+mod effects;
 mod engine;
+mod hosting;
 mod node;
 mod ops;
 mod play;
+mod process;
 mod servers;
 mod signal;
 pub mod tcp;
