@@ -25,6 +25,9 @@ use crate::servers::TURN_SECRET;
 use crate::signal::SignalClient;
 use crate::tcp::{ConnId, SocketEvent};
 
+/// Bytes of datagrams that wait for a node that stands still: a socket buffer of holdfast-io.
+const INBOX_BYTES_MAX: usize = 4 << 20;
+
 /// What of a node's configuration no plan says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tuning {
@@ -73,6 +76,8 @@ pub(crate) struct Member {
 pub(crate) enum Waiting {
     Datagram(Received, BytesMut),
     Socket(ConnId, SocketEvent),
+    /// From a local application: the link, the peer's port, where it comes from.
+    App((LinkId, u16, SocketAddr), Bytes),
 }
 
 /// One run of a node's process.
@@ -187,6 +192,14 @@ impl Node {
         secret(self.identity.cluster)
             .identity(&self.identity.id)
             .public()
+    }
+
+    /// Keep a datagram for a node that stands still, or drop it when the buffer is full.
+    pub(crate) fn keep(&mut self, len_bytes: usize, waiting: Waiting) {
+        if self.inbox_bytes + len_bytes <= INBOX_BYTES_MAX {
+            self.inbox_bytes += len_bytes;
+            self.inbox.push_back(waiting);
+        }
     }
 
     /// What it is told before it starts.

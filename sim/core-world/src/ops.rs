@@ -361,16 +361,12 @@ impl World {
         let (node, peer) = (op.from.index(), op.to.index());
         let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), client_port(op.id));
         let port = op.service.port();
-        let Some(link) = self
-            .link_between(node, peer)
-            .filter(|_| !self.nodes[node].paused)
-        else {
+        let Some(link) = self.link_between(node, peer) else {
             return;
         };
         let payload = datagram(op.id, sequence, len_bytes).into();
-        self.call(node, |mesh, now| {
-            mesh.udp_send(now, link, port, from, payload);
-        });
+        self.app_sends(node, (link, port, from), payload);
+        self.flush();
     }
 
     pub(crate) fn app_datagram(

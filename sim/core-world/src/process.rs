@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use holdfast_core::config::ConfigError;
 use holdfast_core::mesh::{Input, Mesh, Received};
 use holdfast_core::status::LinkState;
@@ -17,8 +17,6 @@ use crate::node::{Run, View, Waiting};
 use crate::signal::{Moment, SignalClient};
 use crate::tcp::{ConnId, SocketEvent};
 
-/// Bytes of datagrams that wait for a node that stands still: a socket buffer of holdfast-io.
-const INBOX_BYTES_MAX: usize = 4 << 20;
 /// How long streams may go on after a goodbye.
 const GOODBYE_TIME: Duration = Duration::from_secs(5);
 /// How long a node that was told to stop may say so; then it ends whether or not it was heard.
@@ -156,6 +154,7 @@ impl World {
                     self.call_quietly(node, |mesh, now| mesh.handle_datagram(now, meta, data));
                 }
                 Waiting::Socket(conn, event) => self.node_socket(node, conn, event),
+                Waiting::App(to, payload) => self.app_sends(node, to, payload),
             }
         }
         if self.nodes[node]
@@ -220,15 +219,27 @@ impl World {
             to: Some(to),
             ecn: 0,
         };
-        let me = &mut self.nodes[node];
-        if me.paused {
-            if me.inbox_bytes + data.len() <= INBOX_BYTES_MAX {
-                me.inbox_bytes += data.len();
-                me.inbox.push_back(Waiting::Datagram(meta, data));
-            }
-            return;
+        if self.nodes[node].paused {
+            let len = data.len();
+            return self.nodes[node].keep(len, Waiting::Datagram(meta, data));
         }
         self.call_quietly(node, |mesh, now| mesh.handle_datagram(now, meta, data));
+    }
+
+    /// A local application sends a datagram.
+    pub(crate) fn app_sends(
+        &mut self,
+        node: usize,
+        (link, port, from): (LinkId, u16, SocketAddr),
+        payload: Bytes,
+    ) {
+        if self.nodes[node].paused {
+            let len = payload.len();
+            return self.nodes[node].keep(len, Waiting::App((link, port, from), payload));
+        }
+        self.call_quietly(node, |mesh, now| {
+            mesh.udp_send(now, link, port, from, payload);
+        });
     }
 
     pub(crate) fn wake_node(&mut self, node: usize) {

@@ -1,7 +1,9 @@
 //! Processes that come, go and stand still, and clocks that differ.
 
+use holdfast_core::entropy::Seed;
 use holdfast_core::status::LinkState;
-use holdfast_plan::{Action, ClockSpec, OpId, Service, What};
+use holdfast_core_world::World;
+use holdfast_plan::{Action, ClockSpec, OpId, Place, Service, TraceMode, What};
 
 use crate::plans::{A, B, Grow, end, first, homes, ms, plan, s};
 
@@ -121,6 +123,39 @@ fn a_short_pause_costs_nothing_but_its_time() {
     );
     let (gap, _) = report.gap_max.unwrap();
     assert!(gap >= ms(800) && gap < ms(900), "{gap:?}");
+}
+
+#[test]
+fn what_applications_send_while_their_node_stands_still_leaves_when_it_goes_on() {
+    let journal = plan(homes(2), s(20))
+        .datagrams(s(2), A, B, Service::Sink, 500)
+        .at(s(4), Action::Pause(A))
+        .at(s(4) + ms(800), Action::Thaw(A))
+        .play();
+    let report = journal.datagrams(OpId(0)).unwrap();
+    assert_eq!((report.sent, report.received), (500, 500), "{report:?}");
+}
+
+#[test]
+fn the_socket_of_a_node_that_stands_still_holds_four_mebibytes() {
+    let mut topology = homes(1);
+    topology.nodes[0].place = Place::Public;
+    topology.nodes[0].address = [203, 0, 113, 50].into();
+    let mut world = World::new(&topology, Seed::new([1; 32]), TraceMode::Off).unwrap();
+    world.start(0).unwrap();
+    world.pause(0);
+    let (from, to) = (
+        "203.0.113.11:9".parse().unwrap(),
+        "203.0.113.50:5000".parse().unwrap(),
+    );
+    for _ in 0..5000 {
+        world.send_udp(world.built.servers[1], from, to, &[0x41; 1000]);
+    }
+    world.run(s(1));
+    world.thaw(0);
+    let status = world.nodes[0].mesh().unwrap().status(world.at(0));
+    let strangers = status.counters.iter().find(|c| c.name == "packet_stranger");
+    assert_eq!(strangers.unwrap().value, (4 << 20) / 1000);
 }
 
 #[test]
