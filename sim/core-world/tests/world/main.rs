@@ -5,4 +5,5 @@ mod determinism;
 mod faults;
 mod plans;
 mod processes;
+mod size;
 mod traffic;

@@ -30,7 +30,7 @@ fn up(what: &What) -> bool {
 #[test]
 fn a_crash_ends_streams_and_a_new_run_is_known_as_another() {
     let journal = plan(homes(2), s(20))
-        .stream(s(2), A, B, Service::Echo, 2_000_000_000, s(0))
+        .stream(s(2), A, B, Service::Stopped, 50_000_000, s(0))
         .at(s(4), Action::Crash(B))
         .at(s(6), Action::Start(B))
         .play();
@@ -72,7 +72,7 @@ fn a_stopped_node_says_goodbye_and_ends_by_itself() {
 #[test]
 fn a_stopped_node_gives_its_streams_five_seconds() {
     let journal = plan(homes(2), s(20))
-        .stream(s(2), A, B, Service::Echo, 2_000_000_000, s(0))
+        .stream(s(2), A, B, Service::Stopped, 50_000_000, s(0))
         .at(s(4), Action::Stop(B))
         .play();
     let ended = |what: &What| matches!(what, What::Ended { clean: true });
