@@ -1,6 +1,5 @@
 //! Plays seeds in a world and judges what came of them.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +9,8 @@ use std::time::{Duration, Instant};
 use holdfast_core::simulation::{Mutant, plant};
 use holdfast_interposer::{ALLOWED_BY_DEFAULT, Interposer};
 use holdfast_plan::{Journal, Plan, PlayError, TraceMode, WorldKind};
+
+mod panics;
 
 use crate::oracle::verdict;
 use crate::{FailureClass, Scenario, Verdict, Violation};
@@ -98,17 +99,27 @@ fn play(
 ) -> Result<Journal, Violation> {
     // The one reading of the clock that virtual time starts from must not fall into a run.
     let _ = holdfast_core_world::origin();
+    panics::watch();
     let body = || {
         plant(mutant);
-        let played = match world {
+        panics::take();
+        let played = catch_unwind(AssertUnwindSafe(|| match world {
             WorldKind::Core => holdfast_core_world::play(plan, mode),
             WorldKind::Turmoil => holdfast_turmoil_world::play(plan, mode),
             WorldKind::Kernel => holdfast_kernel_world::play(plan, mode),
-        };
+        }));
         plant(None);
-        played
+        // A world may have caught the panic of a task itself: it is one all the same.
+        match (panics::take(), played) {
+            (Some(panic), _) => Err(failure(FailureClass::Crash, "crash", panic)),
+            (None, Ok(played)) => played.map_err(|error| not_played(&error)),
+            (None, Err(_)) => {
+                let detail = "a panic that was not told".to_owned();
+                Err(failure(FailureClass::Crash, "crash", detail))
+            }
+        }
     };
-    let guarded = || match world {
+    match world {
         WorldKind::Kernel => body(),
         WorldKind::Core => {
             let interposer = interposer(plan.seed).allow_entropy(ALLOWED_BY_DEFAULT);
@@ -118,11 +129,6 @@ fn play(
         // tokio reads its clock so often that to ask each time by whom takes longer than the
         // run; that world's own tests do.
         WorldKind::Turmoil => interposer(plan.seed).count_only().run(body).value,
-    };
-    match catch_unwind(AssertUnwindSafe(guarded)) {
-        Ok(Ok(journal)) => Ok(journal),
-        Ok(Err(error)) => Err(not_played(&error)),
-        Err(panic) => Err(crashed(&*panic)),
     }
 }
 
@@ -144,15 +150,6 @@ fn failure(class: FailureClass, oracle: &'static str, detail: String) -> Violati
 
 fn not_played(error: &PlayError) -> Violation {
     failure(FailureClass::Harness, "world", error.to_string())
-}
-
-fn crashed(panic: &(dyn Any + Send)) -> Violation {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without words");
-    failure(FailureClass::Crash, "crash", text.to_owned())
 }
 
 /// Plays many seeds on so many threads (the kernel world: on one) without a trace. `on_done` gets
@@ -238,12 +235,13 @@ pub fn verify_replay(
     world: WorldKind,
     seed: u64,
 ) -> Result<(u64, u64), Difference> {
-    let digest = |mode| run_seed(scenario, world, seed, mode, None).journal.trace;
-    let (first, second) = (digest(TraceMode::Digest), digest(TraceMode::Digest));
-    if first.digest() == second.digest() {
-        return Ok(first.digest());
+    let run = |mode| run_seed(scenario, world, seed, mode, None);
+    let (first, second) = (run(TraceMode::Digest), run(TraceMode::Digest));
+    let digest = first.journal.trace.digest();
+    if digest == second.journal.trace.digest() && first.verdict == second.verdict {
+        return Ok(digest);
     }
-    let (first, second) = (digest(TraceMode::Full), digest(TraceMode::Full));
+    let [first, second] = [(); 2].map(|()| run(TraceMode::Full).journal.trace);
     Err(difference(first.lines(), second.lines()))
 }
 
@@ -254,5 +252,19 @@ fn difference(first: &[String], second: &[String]) -> Difference {
         line: same + 1,
         first: line(first),
         second: line(second),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_that_differs_is_found() {
+        let lines = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        let found = difference(&lines("abc"), &lines("abd"));
+        assert_eq!((found.line, found.first.as_str()), (3, "c"));
+        let found = difference(&lines("ab"), &lines("abd"));
+        assert_eq!((found.line, found.second.as_str()), (3, "d"));
     }
 }

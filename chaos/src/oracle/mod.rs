@@ -1,15 +1,28 @@
 //! What must hold: judges a journal by its plan.
+//!
+//! * `content`: bytes and datagrams; `outsiders`: strangers and the allowlist.
+//! * `nodes`: queues, errors in logs, processes that end by themselves.
+//! * `links`: paths, convergence, links that flap or are down for too long.
+//! * `workload`: what the scenario expects of each.
+//! * `story`: how links and nodes were at a time, told from the journal.
 
-mod liveness;
-mod node;
-mod traffic;
+mod content;
+mod links;
+mod nodes;
+mod outsiders;
+mod story;
+#[cfg(test)]
+mod testing;
+mod workload;
 
 use std::fmt;
 use std::time::Duration;
 
-use holdfast_plan::{Journal, NodeIndex, Plan};
+use holdfast_plan::{Action, CLUSTER, Journal, NodeIndex, Op, Plan};
 
 use crate::Scenario;
+use crate::plan::PROBE;
+use crate::scenario::format::Expect;
 
 /// How bad a failure is, and of whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -80,6 +93,23 @@ pub struct Verdict {
     pub recovery: Option<Duration>,
 }
 
+impl Violation {
+    fn new(
+        (class, oracle): (FailureClass, &'static str),
+        at: Duration,
+        node: Option<NodeIndex>,
+        detail: String,
+    ) -> Violation {
+        Violation {
+            class,
+            oracle,
+            at,
+            node,
+            detail,
+        }
+    }
+}
+
 impl Verdict {
     /// Whether everything held.
     #[must_use]
@@ -97,29 +127,69 @@ impl Verdict {
 /// Everything in a journal that should not have been, in order of time.
 #[must_use]
 pub fn judge(scenario: &Scenario, plan: &Plan, journal: &Journal) -> Vec<Violation> {
-    let expect = &scenario.file().expect;
-    let mut found = traffic::bytes(plan, journal);
-    found.extend(traffic::datagrams(plan, journal));
-    found.extend(traffic::strangers(plan, journal));
-    found.extend(traffic::allowlist(plan, journal));
-    found.extend(node::queues(journal));
-    found.extend(node::errors(&expect.errors, journal));
-    found.extend(
-        expect
-            .flaps_max
-            .map(|max| node::flaps(max, journal))
-            .unwrap_or_default(),
-    );
-    found.extend(liveness::convergence(
+    let case = Case {
+        expect: &scenario.file().expect,
+        converge_within: scenario.converge_within(),
         plan,
         journal,
-        scenario.converge_within(),
-    ));
-    found.extend(liveness::path(plan, journal));
-    let workload = |expected| liveness::workload(plan, journal, expected);
-    found.extend(expect.workload.iter().flat_map(workload));
-    found.sort_by_key(|violation| violation.at);
-    found
+    };
+    let mut violations: Vec<Violation> = ORACLES.iter().flat_map(|oracle| oracle(&case)).collect();
+    violations.sort_by_key(|violation| violation.at);
+    violations
+}
+
+/// Who judges.
+const ORACLES: &[fn(&Case<'_>) -> Vec<Violation>] = &[
+    content::bytes,
+    content::datagrams,
+    outsiders::strangers,
+    outsiders::allowlist,
+    nodes::queues,
+    nodes::errors,
+    nodes::ends,
+    links::convergence,
+    links::path,
+    links::flaps,
+    links::grace,
+    workload::workload,
+];
+
+/// What there is to judge.
+struct Case<'a> {
+    expect: &'a Expect,
+    converge_within: Duration,
+    plan: &'a Plan,
+    journal: &'a Journal,
+}
+
+impl Case<'_> {
+    /// A node's name.
+    fn name(&self, node: NodeIndex) -> &str {
+        let known = self.plan.topology.nodes.get(node.index());
+        known.map_or("a node that is not in the plan", |node| &node.name)
+    }
+
+    fn is_member(&self, node: NodeIndex) -> bool {
+        let known = self.plan.topology.nodes.get(node.index());
+        known.is_some_and(|node| node.cluster == CLUSTER)
+    }
+
+    /// Whether they hold the same secret.
+    fn same_cluster(&self, a: NodeIndex, b: NodeIndex) -> bool {
+        let cluster = |node: NodeIndex| {
+            let known = self.plan.topology.nodes.get(node.index());
+            known.map(|node| node.cluster)
+        };
+        cluster(a) == cluster(b)
+    }
+
+    /// The operations with when they begin.
+    fn ops(&self) -> impl Iterator<Item = (Duration, &Op)> {
+        self.plan.steps.iter().filter_map(|step| match &step.action {
+            Action::Traffic(op) => Some((step.at, op)),
+            _ => None,
+        })
+    }
 }
 
 /// The same, with the time that the system took to recover.
@@ -127,6 +197,17 @@ pub fn judge(scenario: &Scenario, plan: &Plan, journal: &Journal) -> Vec<Violati
 pub fn verdict(scenario: &Scenario, plan: &Plan, journal: &Journal) -> Verdict {
     Verdict {
         violations: judge(scenario, plan, journal),
-        recovery: liveness::recovery(plan, journal),
+        recovery: recovery(plan, journal),
     }
+}
+
+/// How long it took from the last fault to the end of the last probe.
+fn recovery(plan: &Plan, journal: &Journal) -> Option<Duration> {
+    let probes = plan.ops().filter(|op| op.name.starts_with(PROBE));
+    let mut last = None;
+    for probe in probes {
+        let report = journal.client(probe.id)?;
+        last = last.max(Some(report.finished_at.filter(|_| report.complete)?));
+    }
+    last.map(|last| last.saturating_sub(plan.healed_at))
 }
