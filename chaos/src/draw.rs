@@ -136,7 +136,9 @@ impl Drawing<'_> {
             members.any(|node| self.is_spare(node) == spare && above(node).any(|n| n == nat))
         };
         let nats = 0..self.topology.nats.len();
-        let usable: Vec<usize> = nats.filter(|n| behind(*n, false) && !behind(*n, true)).collect();
+        let usable: Vec<usize> = nats
+            .filter(|n| behind(*n, false) && !behind(*n, true))
+            .collect();
         choose(&usable, rng)
     }
 

@@ -1,9 +1,14 @@
 //! Planted mistakes, and which oracle has to see each of them.
 
+use std::ops::ControlFlow;
+
 use holdfast_core::simulation::Mutant;
 use holdfast_plan::WorldKind;
 
-use crate::Scenario;
+use crate::{Scenario, run_many};
+
+/// Seeds that are played at once.
+const THREADS: usize = 2;
 
 /// What has to catch a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +19,51 @@ pub struct Planted {
     pub scenario: &'static str,
     /// Where.
     pub world: WorldKind,
-    /// The oracle that sees it first.
+    /// The oracle that has to see it.
     pub oracle: &'static str,
     /// Within so many seeds, from 0.
     pub seeds: u64,
 }
 
 /// Every mutant.
-pub const TABLE: &[Planted] = &[];
+pub const TABLE: &[Planted] = &[
+    row(
+        Mutant::AcceptStaleIncarnation,
+        "forged-signaling",
+        "strangers",
+        20,
+    ),
+    row(Mutant::TrustUnsigned, "forged-signaling", "workload", 20),
+    row(Mutant::SkipAllowlist, "forged-signaling", "allowlist", 2),
+    row(Mutant::ForgetDeadPair, "path-flap", "workload", 5),
+    row(
+        Mutant::DropEarlyCandidates,
+        "staggered-start",
+        "convergence",
+        10,
+    ),
+    row(Mutant::ReorderStreamBytes, "hairpin-bulk", "bytes", 5),
+    row(Mutant::UnboundedMailbox, "forged-signaling", "queues", 5),
+    row(Mutant::NeverExpireSession, "path-flap", "grace", 20),
+    row(Mutant::DuplicateDatagram, "hairpin-bulk", "datagrams", 5),
+    row(Mutant::AlteredDatagram, "hairpin-bulk", "datagrams", 5),
+    row(Mutant::IgnoreRestart, "peer-restart", "convergence", 10),
+    row(Mutant::NoPathSwitch, "path-flap", "workload", 5),
+    row(Mutant::EarlyFinish, "hairpin-bulk", "bytes", 5),
+    row(Mutant::IgnoreAddressChange, "roaming", "workload", 5),
+    row(Mutant::OneWayBlind, "path-flap", "workload", 5),
+    row(Mutant::EpochRace, "auth-race", "convergence", 20),
+];
+
+const fn row(mutant: Mutant, scenario: &'static str, oracle: &'static str, seeds: u64) -> Planted {
+    Planted {
+        mutant,
+        scenario,
+        world: WorldKind::Core,
+        oracle,
+        seeds,
+    }
+}
 
 /// A mutant that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +76,40 @@ pub struct Caught {
     pub seeds_tried: u64,
 }
 
-/// Plays the row's scenario (loaded by the caller) with the mistake planted until some oracle
-/// sees something. `None`: nobody did within the row's seeds.
+/// Plays the row's scenario (loaded by the caller) with the mistake planted until the row's
+/// oracle sees something. `None`: it did not within the row's seeds.
 #[must_use]
 pub fn hunt(planted: &Planted, scenario: &Scenario) -> Option<Caught> {
-    let _ = (planted, scenario);
-    unimplemented!()
+    let (mut tried, mut caught) = (0, None);
+    let (seeds, mutant) = (0..planted.seeds, Some(planted.mutant));
+    run_many(scenario, planted.world, seeds, THREADS, mutant, |run| {
+        tried += 1;
+        let seen = run
+            .verdict
+            .violations
+            .iter()
+            .any(|v| v.oracle == planted.oracle);
+        caught = seen.then_some(run.seed);
+        match seen {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    caught.map(|seed| Caught {
+        oracle: planted.oracle,
+        seed,
+        seeds_tried: tried,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutant_has_somebody_who_has_to_see_it() {
+        for mutant in Mutant::ALL {
+            assert!(TABLE.iter().any(|row| row.mutant == *mutant), "{mutant}");
+        }
+    }
 }

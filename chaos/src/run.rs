@@ -157,7 +157,7 @@ fn not_played(error: &PlayError) -> Violation {
 pub fn run_many(
     scenario: &Scenario,
     world: WorldKind,
-    seeds: impl IntoIterator<Item = u64>,
+    seeds: impl IntoIterator<Item = u64, IntoIter: Send>,
     threads: usize,
     mutant: Option<Mutant>,
     mut on_done: impl FnMut(Run) -> ControlFlow<()>,
@@ -167,8 +167,7 @@ pub fn run_many(
         WorldKind::Kernel => 1,
         _ => threads.clamp(1, THREADS_MAX),
     };
-    let seeds: Vec<u64> = seeds.into_iter().collect();
-    let queue = Mutex::new(seeds.iter().copied().enumerate());
+    let queue = Mutex::new(seeds.into_iter().enumerate());
     // Runs that wait for an earlier one are bounded by the channel.
     let (done, ready) = mpsc::sync_channel(threads);
     #[expect(clippy::disallowed_methods, reason = "each run is a thread's own")]

@@ -38,7 +38,11 @@ impl<'a> Budget<'a> {
     pub fn take(&mut self, fault: &Fault) -> bool {
         let span = schedule::span(fault);
         let held = schedule::holds(fault, self.topology);
-        let is_held = |hold: &Hold| self.holds.iter().any(|(h, s)| h == hold && overlap(*s, span));
+        let is_held = |hold: &Hold| {
+            self.holds
+                .iter()
+                .any(|(h, s)| h == hold && overlap(*s, span))
+        };
         if held.iter().any(is_held) {
             return false;
         }

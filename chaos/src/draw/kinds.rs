@@ -38,7 +38,11 @@ impl Drawing<'_> {
             SwarmKind::Renumber => {
                 let fault = self.lasting(FaultKind::Renumber, LONG_MS, rng)?;
                 let fault = self.at_nat(fault, rng)?;
-                let nat = self.topology.nats.iter().find(|n| Some(&n.name) == fault.nat.as_ref())?;
+                let nat = self
+                    .topology
+                    .nats
+                    .iter()
+                    .find(|n| Some(&n.name) == fault.nat.as_ref())?;
                 let free = (nat.place == Place::Public).then(|| self.free_public(rng))??;
                 Some(Fault {
                     address: Some(free),
@@ -189,7 +193,13 @@ impl Drawing<'_> {
             },
         };
         let Links { up, down } = spec.links;
-        let (mut each, which) = (Directions { up: None, down: None }, rng.below(3));
+        let (mut each, which) = (
+            Directions {
+                up: None,
+                down: None,
+            },
+            rng.below(3),
+        );
         if which != 1 {
             each.up = Some(Wire(worse(up, rng)));
         }

@@ -19,7 +19,9 @@ pub(super) fn bytes(case: &Case<'_>) -> Vec<Violation> {
         };
         if let Some(at) = report.altered_at {
             let side = report.side;
-            wrong(format!("{name:?}, {side:?}: byte {at} is not what was sent"));
+            wrong(format!(
+                "{name:?}, {side:?}: byte {at} is not what was sent"
+            ));
         }
         let total = op.and_then(|op| match op.kind {
             OpKind::Stream { bytes, .. } => Some(bytes),
@@ -37,7 +39,9 @@ pub(super) fn bytes(case: &Case<'_>) -> Vec<Violation> {
         let ended = report.finished_at.is_some() && report.reset.is_none();
         if answers && ended && !report.complete && report.altered_at.is_none() {
             let (side, received) = (report.side, report.received);
-            wrong(format!("{name:?}, {side:?}: a clean end after {received} bytes, too early"));
+            wrong(format!(
+                "{name:?}, {side:?}: a clean end after {received} bytes, too early"
+            ));
         }
     }
     violations
@@ -53,7 +57,9 @@ pub(super) fn datagrams(case: &Case<'_>) -> Vec<Violation> {
         match &entry.what {
             What::StrangeDatagram { from, len } => {
                 let from = from.map_or("an unknown address", |node| case.name(node));
-                wrong(format!("{len} bytes from {from} that nobody sent like that"));
+                wrong(format!(
+                    "{len} bytes from {from} that nobody sent like that"
+                ));
             }
             What::Datagrams(report) => {
                 let name = case.plan.op(report.op).map_or("unknown", |op| &op.name);
@@ -89,7 +95,10 @@ mod tests {
         let mut report = client(op, 5_000, false);
         report.altered_at = Some(77);
         stage.client(report);
-        assert_eq!(stage.judged(bytes), ["\"bulk\", Client: byte 77 is not what was sent"]);
+        assert_eq!(
+            stage.judged(bytes),
+            ["\"bulk\", Client: byte 77 is not what was sent"]
+        );
     }
 
     #[test]

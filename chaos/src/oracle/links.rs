@@ -162,7 +162,9 @@ pub(super) fn grace(case: &Case<'_>) -> Vec<Violation> {
     for ((node, peer), since, until) in spans {
         // A node that stands still decides nothing.
         let stood = pauses(case.plan, node);
-        let still = stood.iter().any(|(from, to)| *from <= until && since <= *to);
+        let still = stood
+            .iter()
+            .any(|(from, to)| *from <= until && since <= *to);
         if until - since > DOWN_MAX && !still {
             let (a, b, held) = (case.name(node), case.name(peer), until - since);
             let detail = format!("{a} > {b} was down for {held:?}, and nothing gave it up");
@@ -197,7 +199,10 @@ mod tests {
         well(&mut stage);
         assert_eq!(stage.judged(convergence), [""; 0]);
         stage.note(1, fin(0, LinkState::Connecting, PathClass::Direct));
-        assert_eq!(stage.judged(convergence), ["b > a is connecting at the end"]);
+        assert_eq!(
+            stage.judged(convergence),
+            ["b > a is connecting at the end"]
+        );
     }
 
     #[test]
@@ -236,7 +241,10 @@ mod tests {
         well(&mut stage);
         assert_eq!(stage.judged(path), [""; 0]);
         stage.note(0, fin(1, LinkState::Up, PathClass::Relay));
-        assert_eq!(stage.judged(path), ["a > b ended on relay, expected direct"]);
+        assert_eq!(
+            stage.judged(path),
+            ["a > b ended on relay, expected direct"]
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod workload;
 use std::fmt;
 use std::time::Duration;
 
-use holdfast_plan::{Action, CLUSTER, Journal, NodeIndex, Op, Plan};
+use holdfast_plan::{Action, Journal, NodeIndex, Op, Plan};
 
 use crate::Scenario;
 use crate::plan::PROBE;
@@ -169,11 +169,6 @@ impl Case<'_> {
         known.map_or("a node that is not in the plan", |node| &node.name)
     }
 
-    fn is_member(&self, node: NodeIndex) -> bool {
-        let known = self.plan.topology.nodes.get(node.index());
-        known.is_some_and(|node| node.cluster == CLUSTER)
-    }
-
     /// Whether they hold the same secret.
     fn same_cluster(&self, a: NodeIndex, b: NodeIndex) -> bool {
         let cluster = |node: NodeIndex| {
@@ -185,10 +180,13 @@ impl Case<'_> {
 
     /// The operations with when they begin.
     fn ops(&self) -> impl Iterator<Item = (Duration, &Op)> {
-        self.plan.steps.iter().filter_map(|step| match &step.action {
-            Action::Traffic(op) => Some((step.at, op)),
-            _ => None,
-        })
+        self.plan
+            .steps
+            .iter()
+            .filter_map(|step| match &step.action {
+                Action::Traffic(op) => Some((step.at, op)),
+                _ => None,
+            })
     }
 }
 

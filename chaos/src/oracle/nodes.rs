@@ -17,7 +17,10 @@ pub(super) fn queues(case: &Case<'_>) -> Vec<Violation> {
         if let What::Queue(queue) = &entry.what
             && queue.len > queue.max
         {
-            let detail = format!("{}: {} where {} is the most", queue.name, queue.len, queue.max);
+            let detail = format!(
+                "{}: {} where {} is the most",
+                queue.name, queue.len, queue.max
+            );
             violations.push(Violation::new(QUEUES, entry.at, entry.node, detail));
         }
     }

@@ -26,7 +26,9 @@ pub(super) fn strangers(case: &Case<'_>) -> Vec<Violation> {
             What::Link { peer, state, .. } => {
                 if *state == LinkState::Up && !case.same_cluster(node, *peer) {
                     let (a, b) = (case.name(node), case.name(*peer));
-                    wrong(format!("a link is up between {a} and {b}, of another cluster"));
+                    wrong(format!(
+                        "a link is up between {a} and {b}, of another cluster"
+                    ));
                 }
             }
             What::PeerRestarted { peer } => {

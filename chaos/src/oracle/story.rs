@@ -22,12 +22,19 @@ pub(super) fn link_at(
     at: Duration,
 ) -> LinkEnd {
     let mut end = LinkEnd::default();
-    let ours = journal.entries.iter().filter(|entry| entry.node == Some(node));
+    let ours = journal
+        .entries
+        .iter()
+        .filter(|entry| entry.node == Some(node));
     for entry in ours.take_while(|entry| entry.at <= at) {
         match &entry.what {
             What::Started | What::Ended { .. } => end = LinkEnd::default(),
-            What::Link { peer: with, state, .. } if *with == peer => end.state = Some(*state),
-            What::Path { peer: with, class, .. } if *with == peer => end.class = Some(*class),
+            What::Link {
+                peer: with, state, ..
+            } if *with == peer => end.state = Some(*state),
+            What::Path {
+                peer: with, class, ..
+            } if *with == peer => end.class = Some(*class),
             _ => {}
         }
     }
@@ -40,7 +47,10 @@ pub(super) fn link_final(
     node: NodeIndex,
     peer: NodeIndex,
 ) -> Option<&LinkFinal> {
-    let ours = journal.entries.iter().filter(|entry| entry.node == Some(node));
+    let ours = journal
+        .entries
+        .iter()
+        .filter(|entry| entry.node == Some(node));
     let finals = ours.filter_map(|entry| match &entry.what {
         What::Final(found) if found.peer == peer => Some(found),
         _ => None,

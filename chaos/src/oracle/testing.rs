@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_core::status::LinkState;
 use holdfast_plan::{
     Action, DatagramReport, Entry, Journal, NodeIndex, Op, OpId, OpKind, Plan, Service, Side, Step,
-    StreamReport, WorldKind, What,
+    StreamReport, What, WorldKind,
 };
 
 use super::{Case, Violation};

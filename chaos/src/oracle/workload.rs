@@ -55,7 +55,10 @@ fn stream(case: &Case<'_>, at: Duration, op: &Op, expected: &ExpectWorkload) -> 
             found
         }
         Outcome::NeverOpen => match report.received > 0 || reached() {
-            true => vec![(at, format!("expected no way through, and got {}", outcome(report)))],
+            true => vec![(
+                at,
+                format!("expected no way through, and got {}", outcome(report)),
+            )],
             false => Vec::new(),
         },
         Outcome::Complete => {
@@ -85,13 +88,22 @@ fn complete(
             found.push((at, format!("did not complete: {}", outcome(report))));
         }
         Some(finished) if due.is_some_and(|due| finished > due) => {
-            let (took, within) = (finished.saturating_sub(at), expected.within.unwrap_or_default());
-            found.push((due.unwrap_or(at), format!("took {took:?}, expected {within}")));
+            let (took, within) = (
+                finished.saturating_sub(at),
+                expected.within.unwrap_or_default(),
+            );
+            found.push((
+                due.unwrap_or(at),
+                format!("took {took:?}, expected {within}"),
+            ));
         }
         Some(_) => {}
     }
     if expected.unbroken && report.attempts > 1 {
-        found.push((at, format!("needed {} tries, expected one", report.attempts)));
+        found.push((
+            at,
+            format!("needed {} tries, expected one", report.attempts),
+        ));
     }
     found
 }
@@ -100,16 +112,23 @@ fn silence(gap: Option<(Duration, Duration)>, expected: &ExpectWorkload, found: 
     if let (Some((gap, since)), Some(max)) = (gap, expected.outage_max)
         && gap > max.0
     {
-        found.push((since + max.0, format!("silent for {gap:?}, expected at most {max}")));
+        found.push((
+            since + max.0,
+            format!("silent for {gap:?}, expected at most {max}"),
+        ));
     }
 }
 
 fn flow(case: &Case<'_>, at: Duration, op: &Op, expected: &ExpectWorkload, count: u32) -> Found {
     let ended_at = case.journal.ended_at;
-    let report = case.journal.entries.iter().find_map(|entry| match &entry.what {
-        What::Datagrams(report) if report.op == op.id => Some(report),
-        _ => None,
-    });
+    let report = case
+        .journal
+        .entries
+        .iter()
+        .find_map(|entry| match &entry.what {
+            What::Datagrams(report) if report.op == op.id => Some(report),
+            _ => None,
+        });
     let Some(report) = report else {
         return match expected.outcome {
             Outcome::Any => Vec::new(),
@@ -174,10 +193,16 @@ mod tests {
         let mut stage = Stage::new();
         let op = stage.op("bulk", 0, 1, Service::Echo, 5_000);
         stage.client(client(op, 5_000, true));
-        stage.expect.workload.push(expected("bulk", Outcome::Complete));
+        stage
+            .expect
+            .workload
+            .push(expected("bulk", Outcome::Complete));
         assert_eq!(stage.judged(workload), [""; 0]);
         stage.expect.workload[0].within = Some(Time(SECOND / 2));
-        assert_eq!(stage.judged(workload), ["\"bulk\": took 1s, expected 500ms"]);
+        assert_eq!(
+            stage.judged(workload),
+            ["\"bulk\": took 1s, expected 500ms"]
+        );
         let mut report = client(op, 5_000, true);
         (report.attempts, report.gap_max) = (2, Some((SECOND * 3, SECOND)));
         stage.client(report);
@@ -214,7 +239,10 @@ mod tests {
     fn a_flow_that_loses_too_much_is_seen() {
         let mut stage = Stage::new();
         let op = stage.op("flow", 0, 1, Service::Sink, 0);
-        stage.expect.workload.push(expected("flow", Outcome::Complete));
+        stage
+            .expect
+            .workload
+            .push(expected("flow", Outcome::Complete));
         stage.expect.workload[0].received_min = Some(Share(Ratio::of(90, 100)));
         assert_eq!(stage.judged(workload), ["\"flow\": was never reported"]);
         stage.note(1, What::Datagrams(flow_report(op, 10, 9)));

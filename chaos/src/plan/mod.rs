@@ -9,9 +9,7 @@ pub(crate) mod wanted;
 use std::time::Duration;
 
 use holdfast_core::entropy::{Entropy, Seed};
-use holdfast_plan::{
-    Action, NodeIndex, Op, OpId, OpKind, Plan, Step, Wanted, WorldKind, traffic,
-};
+use holdfast_plan::{Action, NodeIndex, Op, OpId, OpKind, Plan, Step, Wanted, WorldKind, traffic};
 
 use crate::Scenario;
 use crate::draw;
@@ -200,7 +198,9 @@ impl Steps {
         let effect = schedule::effect(fault, topology);
         let effect = effect.expect("a fault that names what is not there is refused when loading");
         for action in effect.begin {
-            self.add(fault.at.from(), Phase::Fault, action, || effect.label.clone());
+            self.add(fault.at.from(), Phase::Fault, action, || {
+                effect.label.clone()
+            });
         }
         if fault.lasts.is_some() {
             for action in effect.undo {
@@ -211,7 +211,9 @@ impl Steps {
     }
 
     fn add_workload(&mut self, workload: &Workload, topology: &holdfast_plan::Topology) {
-        let ends = topology.find(&workload.from).zip(topology.find(&workload.to));
+        let ends = topology
+            .find(&workload.from)
+            .zip(topology.find(&workload.to));
         let (from, to) = ends.expect("a workload of unknown nodes is refused when loading");
         let kind = match (workload.bytes, workload.datagrams) {
             (Some(bytes), _) => OpKind::Stream {
@@ -235,7 +237,9 @@ impl Steps {
                 kind,
             };
             let at = workload.at.from() + interval * n;
-            self.add(at, Phase::Traffic, Action::Traffic(op), || workload.name.clone());
+            self.add(at, Phase::Traffic, Action::Traffic(op), || {
+                workload.name.clone()
+            });
         }
     }
 

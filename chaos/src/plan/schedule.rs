@@ -73,7 +73,12 @@ pub(crate) const fn is_instant(kind: FaultKind) -> bool {
 /// What a fault holds while it is there.
 pub(crate) fn holds(fault: &Fault, topology: &Topology) -> Vec<Hold> {
     let node = || fault.node.as_deref().and_then(|name| topology.find(name));
-    let nat = || fault.nat.as_deref().and_then(|name| nat_named(topology, name));
+    let nat = || {
+        fault
+            .nat
+            .as_deref()
+            .and_then(|name| nat_named(topology, name))
+    };
     let hold = match fault.kind {
         FaultKind::Cut => {
             return cuts(fault, topology)
@@ -83,7 +88,9 @@ pub(crate) fn holds(fault: &Fault, topology: &Topology) -> Vec<Hold> {
         }
         FaultKind::Link => {
             let device = fault.device.as_deref();
-            device.and_then(|name| device_named(topology, name)).map(Hold::Link)
+            device
+                .and_then(|name| device_named(topology, name))
+                .map(Hold::Link)
         }
         FaultKind::Crash | FaultKind::Stop | FaultKind::Pause => node().map(Hold::Process),
         FaultKind::Move if fault.lasts.is_some() => node().map(Hold::Place),
@@ -109,7 +116,9 @@ fn cuts(fault: &Fault, topology: &Topology) -> Vec<(NodeIndex, NodeIndex)> {
         return [pair(a, b), pair(b, a)].into_iter().flatten().collect();
     }
     let ends = fault.from.as_deref().zip(fault.to.as_deref());
-    ends.and_then(|(from, to)| pair(from, to)).into_iter().collect()
+    ends.and_then(|(from, to)| pair(from, to))
+        .into_iter()
+        .collect()
 }
 
 /// What a fault does to that topology. `None` when it names what is not there.
@@ -124,7 +133,11 @@ pub(crate) fn effect(fault: &Fault, topology: &Topology) -> Option<Effect> {
         FaultKind::Link => link(fault, topology)?,
         FaultKind::Flush => {
             let begin = network(NetworkFault::Flush(nat()?));
-            (begin, Vec::new(), format!("{} forgets its mappings", nat_name()))
+            (
+                begin,
+                Vec::new(),
+                format!("{} forgets its mappings", nat_name()),
+            )
         }
         FaultKind::Renumber => {
             let (nat, public_ip) = (nat()?, fault.address?);
@@ -143,27 +156,47 @@ pub(crate) fn effect(fault: &Fault, topology: &Topology) -> Option<Effect> {
         FaultKind::Crash => {
             let node = node()?;
             let undo = vec![Action::Start(node)];
-            (vec![Action::Crash(node)], undo, format!("{} crashes", node_name()))
+            (
+                vec![Action::Crash(node)],
+                undo,
+                format!("{} crashes", node_name()),
+            )
         }
         FaultKind::Stop => {
             let node = node()?;
             let undo = vec![Action::Start(node)];
-            (vec![Action::Stop(node)], undo, format!("{} stops", node_name()))
+            (
+                vec![Action::Stop(node)],
+                undo,
+                format!("{} stops", node_name()),
+            )
         }
         FaultKind::Pause => {
             let node = node()?;
             let undo = vec![Action::Thaw(node)];
-            (vec![Action::Pause(node)], undo, format!("{} stands still", node_name()))
+            (
+                vec![Action::Pause(node)],
+                undo,
+                format!("{} stands still", node_name()),
+            )
         }
         FaultKind::ClockStep => {
             let (node, by) = (node()?, fault.by?);
             let begin = vec![Action::ClockStep { node, by_ms: by.0 }];
-            (begin, Vec::new(), format!("{}'s clock jumps by {by}", node_name()))
+            (
+                begin,
+                Vec::new(),
+                format!("{}'s clock jumps by {by}", node_name()),
+            )
         }
         FaultKind::Broker => {
             let broker = fault.broker.unwrap_or(1).checked_sub(1)?;
             let set = |up| vec![Action::Broker { broker, up }];
-            (set(false), set(true), format!("broker {} is gone", broker + 1))
+            (
+                set(false),
+                set(true),
+                format!("broker {} is gone", broker + 1),
+            )
         }
         FaultKind::BrokerLoss => {
             let share = |given: Option<crate::scenario::values::Share>| {
@@ -184,12 +217,20 @@ pub(crate) fn effect(fault: &Fault, topology: &Topology) -> Option<Effect> {
         FaultKind::Attack => {
             let (node, attack) = (node()?, fault.attack?);
             let begin = vec![Action::Attack { node, attack }];
-            (begin, Vec::new(), format!("{} gets {attack:?} from an outsider", node_name()))
+            (
+                begin,
+                Vec::new(),
+                format!("{} gets {attack:?} from an outsider", node_name()),
+            )
         }
         FaultKind::Strangers => {
             let (node, count) = (node()?, fault.count.unwrap_or(STRANGERS_DEFAULT));
             let begin = vec![Action::Strangers { node, count }];
-            (begin, Vec::new(), format!("{count} datagrams from strangers to {}", node_name()))
+            (
+                begin,
+                Vec::new(),
+                format!("{count} datagrams from strangers to {}", node_name()),
+            )
         }
     };
     let label = match &fault.name {

@@ -77,12 +77,18 @@ impl<'a> End<'a> {
             runs: vec![false; topology.nodes.len()],
             places: topology.nodes.iter().map(|node| node.place).collect(),
             turn: true,
-            blocked: topology.nats.iter().map(|nat| nat.config.udp_blocked).collect(),
+            blocked: topology
+                .nats
+                .iter()
+                .map(|nat| nat.config.udp_blocked)
+                .collect(),
             dark: Vec::new(),
         };
         let nats = (0..).map(holdfast_plan::NatIndex).zip(&topology.nats);
         let devices = nats.map(|(n, nat)| (Device::Nat(n), nat.links));
-        let nodes = topology.node_indices().map(|n| (Device::Node(n), topology.node(n).links));
+        let nodes = topology
+            .node_indices()
+            .map(|n| (Device::Node(n), topology.node(n).links));
         for (device, links) in devices.chain(nodes) {
             end.set_dark(device, &links);
         }
@@ -146,7 +152,8 @@ impl<'a> End<'a> {
     }
 
     fn is_dark(&self, node: NodeIndex) -> bool {
-        let is_nat = |device: &Device, nat: usize| matches!(device, Device::Nat(n) if n.index() == nat);
+        let is_nat =
+            |device: &Device, nat: usize| matches!(device, Device::Nat(n) if n.index() == nat);
         self.dark.contains(&Device::Node(node))
             || self
                 .nats_above(node)

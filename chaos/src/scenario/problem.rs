@@ -82,7 +82,10 @@ pub(super) fn place(
 ) -> Problems {
     let with_offset = findings.into_iter().map(|finding| {
         let span = finding.span.clone();
-        (span.unwrap_or_else(|| find(root, &finding.key)).start, finding)
+        (
+            span.unwrap_or_else(|| find(root, &finding.key)).start,
+            finding,
+        )
     });
     let mut sorted: Vec<(usize, Finding)> = with_offset.collect();
     sorted.sort_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
@@ -171,7 +174,10 @@ mod tests {
     fn a_slip_finds_its_word_and_another_word_finds_none() {
         let words = ["converge_within", "links", "errors"];
         let find = |word| did_you_mean(word, words.into_iter());
-        assert_eq!(find("converge-within"), " (did you mean \"converge_within\"?)");
+        assert_eq!(
+            find("converge-within"),
+            " (did you mean \"converge_within\"?)"
+        );
         assert_eq!(find("link"), " (did you mean \"links\"?)");
         assert_eq!(find("within"), " (did you mean \"converge_within\"?)");
         assert_eq!(find("password"), "");

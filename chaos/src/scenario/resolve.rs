@@ -65,7 +65,9 @@ pub(super) fn topology(file: &File) -> Topology {
     };
     for (n, nat) in (0..).zip(&file.nat) {
         let place = place(&topology, nat.behind.as_deref());
-        let address = nat.address.unwrap_or_else(|| nat_address(NatIndex(n), place));
+        let address = nat
+            .address
+            .unwrap_or_else(|| nat_address(NatIndex(n), place));
         topology.nats.push(NatSpec {
             name: nat.name.clone(),
             config: nat_config(nat, address),
@@ -90,7 +92,9 @@ pub(super) fn topology(file: &File) -> Topology {
         topology.nodes.push(NodeSpec {
             name: node.name.clone(),
             place,
-            address: node.address.unwrap_or_else(|| node_address(NodeIndex(n), place)),
+            address: node
+                .address
+                .unwrap_or_else(|| node_address(NodeIndex(n), place)),
             links: links(node.link, default_links()),
             cluster,
             poses_as: poses_as.map(|at| NodeIndex(at as u16)),

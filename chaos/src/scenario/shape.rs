@@ -77,7 +77,10 @@ fn value(schema: &Json, found: &Spanned<DeValue<'_>>, key: &str, findings: &mut 
     if let [_] = complaints.as_slice() {
         return findings.append(&mut complaints[0]);
     }
-    let names: Vec<&str> = alternatives.iter().filter_map(|a| a["const"].as_str()).collect();
+    let names: Vec<&str> = alternatives
+        .iter()
+        .filter_map(|a| a["const"].as_str())
+        .collect();
     let near = match found.get_ref() {
         DeValue::String(text) => did_you_mean(text, names.iter().copied()),
         _ => String::new(),
@@ -93,7 +96,9 @@ fn value(schema: &Json, found: &Spanned<DeValue<'_>>, key: &str, findings: &mut 
 
 /// The schemas of which one has to hold; each name of an enumeration is one.
 fn alternatives(schema: &Json) -> Vec<Json> {
-    let nested = ["anyOf", "oneOf"].into_iter().find_map(|name| schema[name].as_array());
+    let nested = ["anyOf", "oneOf"]
+        .into_iter()
+        .find_map(|name| schema[name].as_array());
     if let Some(any) = nested {
         return any.iter().flat_map(alternatives).collect();
     }
@@ -191,7 +196,9 @@ fn table(
             }
         }
     }
-    let required = schema["required"].as_array().map_or(&[] as &[Json], Vec::as_slice);
+    let required = schema["required"]
+        .as_array()
+        .map_or(&[] as &[Json], Vec::as_slice);
     for name in required.iter().filter_map(Json::as_str) {
         if !entries.contains_key(name) {
             let about = describe(&known[name]);

@@ -313,12 +313,24 @@ mod tests {
             assert_eq!(written, Ok(text.into()));
         }
         let back: Offset = "-90m".parse().expect("an offset");
-        assert_eq!((back, back.to_string()), (Offset(-5_400_000), "-90m".into()));
+        assert_eq!(
+            (back, back.to_string()),
+            (Offset(-5_400_000), "-90m".into())
+        );
     }
 
     #[test]
     fn what_has_no_unit_or_is_too_much_is_refused() {
-        for text in ["5", "s", "", "-5s", "1.5s", "5 s", "99999999999999999999s", "200h"] {
+        for text in [
+            "5",
+            "s",
+            "",
+            "-5s",
+            "1.5s",
+            "5 s",
+            "99999999999999999999s",
+            "200h",
+        ] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
         for text in ["5", "2mb", "-1B", "18446744073709551615GB"] {

@@ -34,7 +34,10 @@ impl Checker<'_> {
             }
             seen.push(ends);
         }
-        self.unique("expect.workload", file.expect.workload.iter().map(|w| w.name.as_str()));
+        self.unique(
+            "expect.workload",
+            file.expect.workload.iter().map(|w| w.name.as_str()),
+        );
         for (n, expected) in file.expect.workload.iter().enumerate() {
             let known = file.workload.iter().find(|w| w.name == expected.name);
             match known {
@@ -58,7 +61,10 @@ impl Checker<'_> {
         );
         match expected.outcome {
             Outcome::Refused if answers => {
-                let message = format!("refused, and {} is allowed and served", workload_service(workload));
+                let message = format!(
+                    "refused, and {} is allowed and served",
+                    workload_service(workload)
+                );
                 self.wrong(key("outcome"), message);
             }
             Outcome::Complete if !answers => {

@@ -65,7 +65,10 @@ impl Checker<'_> {
         let file = self.file;
         if file.fault.len() > FAULTS_MAX {
             let found = file.fault.len();
-            self.wrong("fault", format!("found {found}, expected at most {FAULTS_MAX}"));
+            self.wrong(
+                "fault",
+                format!("found {found}, expected at most {FAULTS_MAX}"),
+            );
         }
         let named: Vec<(usize, &str)> = file
             .fault
@@ -127,7 +130,11 @@ impl Checker<'_> {
 
     fn references(&mut self, n: usize, fault: &Fault) {
         let key = |name: &str| format!("fault[{n}].{name}");
-        let nodes = [("from", &fault.from), ("to", &fault.to), ("node", &fault.node)];
+        let nodes = [
+            ("from", &fault.from),
+            ("to", &fault.to),
+            ("node", &fault.node),
+        ];
         for (name, node) in nodes {
             if let Some(node) = node {
                 self.node_exists(&key(name), node);
@@ -148,7 +155,10 @@ impl Checker<'_> {
             && broker > self.topology.servers.brokers
         {
             let brokers = self.topology.servers.brokers;
-            self.wrong(key("broker"), format!("found {broker}, and there are {brokers}"));
+            self.wrong(
+                key("broker"),
+                format!("found {broker}, and there are {brokers}"),
+            );
         }
         if fault.kind == FaultKind::Cut {
             match (&fault.between, &fault.from, &fault.to) {
@@ -181,7 +191,10 @@ impl Checker<'_> {
             let message = format!("lasts until {over}, and the run ends at {end}");
             self.wrong(key("for"), message);
         }
-        let node = fault.node.as_deref().and_then(|name| self.topology.find(name));
+        let node = fault
+            .node
+            .as_deref()
+            .and_then(|name| self.topology.find(name));
         let is_process = matches!(
             fault.kind,
             FaultKind::Crash | FaultKind::Stop | FaultKind::Pause
@@ -221,7 +234,10 @@ impl Checker<'_> {
             Place::Behind(nat) => segment == Some(&topology.nats[nat.index()].name),
         };
         let nodes = topology.nodes.iter().map(|n| (&n.name, n.place, n.address));
-        let nats = topology.nats.iter().map(|n| (&n.name, n.place, n.config.public_ip));
+        let nats = topology
+            .nats
+            .iter()
+            .map(|n| (&n.name, n.place, n.config.public_ip));
         let taken = nodes
             .chain(nats)
             .find(|(name, place, other)| *other == address && is_on(*place) && *name != itself);
@@ -260,7 +276,9 @@ impl Checker<'_> {
     }
 
     pub(super) fn swarm(&mut self) {
-        let Some(swarm) = &self.file.swarm else { return };
+        let Some(swarm) = &self.file.swarm else {
+            return;
+        };
         let [from, to] = swarm.window;
         if from >= to {
             let message = format!("from {from} to {to}, expected a beginning before the end");

@@ -158,8 +158,16 @@ impl Checker<'_> {
                     &nat.config,
                 )
             });
-            let clocks = self.file.node.iter().position(|node| node.clock != Default::default());
-            let given = self.file.node.iter().position(|node| node.address.is_some());
+            let clocks = self
+                .file
+                .node
+                .iter()
+                .position(|node| node.clock != Default::default());
+            let given = self
+                .file
+                .node
+                .iter()
+                .position(|node| node.address.is_some());
             let key = match (nested, addressed, given, clocks) {
                 (Some(n), ..) => format!("nat[{n}].behind"),
                 (_, Some(n), ..) => format!("nat[{n}].address"),
@@ -167,7 +175,8 @@ impl Checker<'_> {
                 (_, _, _, Some(n)) => format!("node[{n}].clock"),
                 _ => "worlds".to_owned(),
             };
-            let message = format!("{obstacle}: the {world} world, among `worlds`, has no such thing");
+            let message =
+                format!("{obstacle}: the {world} world, among `worlds`, has no such thing");
             self.wrong(key, message);
         }
         let servers = self.topology.servers.links;

@@ -24,7 +24,9 @@ impl Checker<'_> {
             let times = u64::from(workload.repeat.unwrap_or(1));
             let len = workload.length.map_or(0, |length| length.0);
             let count = u64::from(workload.datagrams.unwrap_or(0));
-            let once = workload.bytes.map_or(len.saturating_mul(count), |size| size.0);
+            let once = workload
+                .bytes
+                .map_or(len.saturating_mul(count), |size| size.0);
             bytes = bytes.saturating_add(once.saturating_mul(times));
             ops += times;
         }
@@ -70,7 +72,10 @@ impl Checker<'_> {
                 let last = interval.0.saturating_mul(repeat.saturating_sub(1));
                 if workload.at.to().saturating_add(last) > self.file.duration.0 {
                     let end = self.file.duration;
-                    self.wrong(key("repeat"), format!("the last begins after the end at {end}"));
+                    self.wrong(
+                        key("repeat"),
+                        format!("the last begins after the end at {end}"),
+                    );
                 }
             }
             (None, None) => {}
@@ -95,13 +100,19 @@ impl Checker<'_> {
     fn flow(&mut self, n: usize, count: u32, workload: &Workload) {
         let key = |name: &str| format!("workload[{n}].{name}");
         if workload.patience.is_some() {
-            self.wrong(key("patience"), "is for streams of `bytes`, and these are datagrams");
+            self.wrong(
+                key("patience"),
+                "is for streams of `bytes`, and these are datagrams",
+            );
         }
         match workload.length {
             None => self.wrong(format!("workload[{n}]"), "datagrams without `length`"),
             Some(Size(len)) if len < DATAGRAM_HEADER_LEN as u64 || len > DATAGRAM_LEN_MAX => {
                 let range = format!("{DATAGRAM_HEADER_LEN}B to {DATAGRAM_LEN_MAX}B");
-                self.wrong(key("length"), format!("found {}, expected {range}", Size(len)));
+                self.wrong(
+                    key("length"),
+                    format!("found {}, expected {range}", Size(len)),
+                );
             }
             Some(_) => {}
         }
