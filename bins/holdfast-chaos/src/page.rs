@@ -16,7 +16,7 @@ pub fn of(scenario: &Scenario, run: &Run, commit: &str) -> Page {
     let steps = plan.steps.iter().enumerate();
     let ops = plan.steps.iter().filter_map(|step| match &step.action {
         holdfast_plan::Action::Traffic(op) => {
-            let label = format!("{} {} → {}", op.name, name(op.from), name(op.to));
+            let label = format!("{} ({} → {})", op.name, name(op.from), name(op.to));
             Some((op.id.0, Operation { label, at: step.at }))
         }
         _ => None,

@@ -84,18 +84,15 @@ fn canary(file: &Path, scenario: &Scenario, world: WorldKind, seed: u64) -> anyh
 
 fn write(args: &ReplayArgs, scenario: &Scenario, run: &Run, commit: &str) -> anyhow::Result<()> {
     let page = page::of(scenario, run, commit);
-    let lines = run.journal.trace.lines();
+    // The same lines in both, so that the page's numbers are those of the trace.
+    let header = page.header_line();
+    let lines = || std::iter::once(&header).chain(run.journal.trace.lines());
     if let Some(file) = &args.trace {
-        let mut text = page.header_line();
-        for line in lines {
-            text.push('\n');
-            text.push_str(line);
-        }
-        text.push('\n');
+        let text: String = lines().flat_map(|line| [line, "\n"]).collect();
         write_file(file, &text)?;
     }
     if let Some(file) = &args.html {
-        write_file(file, &page.render(lines)?)?;
+        write_file(file, &page.render(lines())?)?;
     }
     Ok(())
 }

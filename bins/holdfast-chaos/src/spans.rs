@@ -7,8 +7,6 @@ use holdfast_plan::{Action, NetworkFault, Plan, Step};
 /// A fault that lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The step that begins it.
-    pub begins: usize,
     /// The step that undoes it, if one does.
     pub ends: Option<usize>,
     /// From when to when; to the end when nothing undoes it.
@@ -27,18 +25,23 @@ pub fn of(plan: &Plan, ended_at: Duration) -> Vec<Span> {
         if spans.iter().any(|span| span.ends == Some(begins)) {
             continue;
         }
+        if !lasts(&step.action) {
+            continue;
+        }
         let later = &plan.steps[begins + 1..];
         let undone = |other: &Step| undoes(&step.action, &other.action);
-        let ends = later.iter().position(undone).map(|n| begins + 1 + n);
-        if ends.is_some() || lasts(&step.action) {
-            spans.push(Span {
-                begins,
-                ends,
-                from: step.at,
-                to: ends.map_or(ended_at.max(step.at), |n| plan.steps[n].at),
-                label: step.label.clone(),
-            });
-        }
+        // Two faults of one link may overlap: the names tell which of them is over.
+        let over = format!("over: {}", step.label);
+        let named = |other: &Step| undone(other) && other.label == over;
+        let ends = later.iter().position(named);
+        let ends = ends.or_else(|| later.iter().position(undone));
+        let ends = ends.map(|n| begins + 1 + n);
+        spans.push(Span {
+            ends,
+            from: step.at,
+            to: ends.map_or(ended_at.max(step.at), |n| plan.steps[n].at),
+            label: step.label.clone(),
+        });
     }
     spans
 }
@@ -72,7 +75,7 @@ fn undoes(begun: &Action, other: &Action) -> bool {
             },
         ) => a == b,
         (Action::Turn { up: false }, Action::Turn { up: true }) => true,
-        (Action::BrokerLoss { .. }, Action::BrokerLoss { .. }) => lasts(begun),
+        (Action::BrokerLoss { .. }, Action::BrokerLoss { .. }) => true,
         (Action::Network(a), Action::Network(b)) => match (a, b) {
             (N::Cut { from, to }, N::Mend { from: f, to: t }) => from == f && to == t,
             (N::Link { device: a, .. }, N::Link { device: b, .. }) => a == b,
@@ -80,5 +83,57 @@ fn undoes(begun: &Action, other: &Action) -> bool {
             _ => false,
         },
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use holdfast_chaos::Scenario;
+    use holdfast_plan::WorldKind;
+
+    const OVERLAPPING: &str = r#"
+name = "overlapping"
+description = "Two faults of one link, one inside of the other."
+worlds = ["core"]
+duration = "60s"
+seeds = { core = 1 }
+
+[[node]]
+name = "a"
+[[node]]
+name = "b"
+[[node]]
+name = "c"
+
+[[fault]]
+name = "long"
+at = "5s"
+for = "10s"
+kind = "link"
+device = "a"
+link = "delay=200ms"
+
+[[fault]]
+name = "short"
+at = "7s"
+for = "2s"
+kind = "cut"
+between = ["a", "b"]
+
+[expect]
+converge_within = "10s"
+"#;
+
+    #[test]
+    fn a_fault_lasts_until_the_step_that_undoes_it() {
+        let scenario = Scenario::parse("overlapping.toml", OVERLAPPING).unwrap();
+        let spans = of(&scenario.plan(1, WorldKind::Core), Duration::from_secs(60));
+        let times = spans.iter().map(|s| (s.from.as_secs(), s.to.as_secs()));
+        assert_eq!(times.collect::<Vec<_>>(), [(5, 15), (7, 9), (7, 9)]);
+        assert!(spans[0].label.contains("long"), "{}", spans[0].label);
+        // The two ways of a cut end each with a step of its own.
+        assert_ne!(spans[1].ends, spans[2].ends);
     }
 }

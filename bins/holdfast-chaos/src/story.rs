@@ -1,18 +1,26 @@
 //! What happened in a run, in order of time, for people.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_chaos::Run;
-use holdfast_plan::{DatagramReport, Entry, NodeIndex, OpId, Plan, Side, StreamReport, What};
+use holdfast_plan::{
+    Action, DatagramReport, Entry, NodeIndex, OpId, Plan, Side, StreamReport, What,
+};
 
 use crate::output::{Table, at, count, length};
+use crate::spans;
 
 /// Lines of a story: a longer one is read in the trace.
 const LINES_MAX: usize = 400;
 
 /// Steps, link transitions, results of workloads, and what was violated, as a table.
 pub fn of(run: &Run) -> String {
-    let teller = Teller(&run.plan);
+    let spans = spans::of(&run.plan, Duration::ZERO);
+    let teller = Teller {
+        plan: &run.plan,
+        ends: spans.iter().filter_map(|span| span.ends).collect(),
+    };
     let mut lines: Vec<(Duration, String, String)> = Vec::new();
     for entry in &run.journal.entries {
         if let Some(what) = teller.what(entry) {
@@ -31,6 +39,8 @@ pub fn of(run: &Run) -> String {
         lines.push((violation.at, node, what));
     }
     lines.sort_by_key(|(at, _, _)| *at);
+    // A cut of both ways is two steps.
+    lines.dedup();
     let mut table = Table::with_headings(&[">TIME", "AT", "WHAT"]);
     let left = lines.len().saturating_sub(LINES_MAX);
     for (when, node, what) in lines.into_iter().take(LINES_MAX) {
@@ -45,19 +55,33 @@ pub fn of(run: &Run) -> String {
     text
 }
 
-struct Teller<'a>(&'a Plan);
+/// A silence that is worth a word: below it is what any network has.
+const SILENCE_MIN: Duration = Duration::from_millis(50);
+
+struct Teller<'a> {
+    plan: &'a Plan,
+    /// The steps that only undo an earlier one.
+    ends: BTreeSet<usize>,
+}
 
 impl Teller<'_> {
     fn name(&self, node: NodeIndex) -> String {
-        match self.0.topology.nodes.get(node.index()) {
+        match self.plan.topology.nodes.get(node.index()) {
             Some(spec) => spec.name.clone(),
             None => format!("#{}", node.0),
         }
     }
 
     fn op(&self, id: Option<OpId>) -> String {
-        match id.and_then(|id| self.0.op(id)) {
-            Some(op) => format!("{} {} → {}", op.name, self.name(op.from), self.name(op.to)),
+        match id.and_then(|id| self.plan.op(id)) {
+            Some(op) => {
+                format!(
+                    "{} ({} → {})",
+                    op.name,
+                    self.name(op.from),
+                    self.name(op.to)
+                )
+            }
             None => "a stream of nobody".to_owned(),
         }
     }
@@ -65,15 +89,7 @@ impl Teller<'_> {
     /// In words; `None` is not worth a line.
     fn what(&self, entry: &Entry) -> Option<String> {
         Some(match &entry.what {
-            What::Step { step } => {
-                let step = self.0.steps.get(*step)?;
-                let fault = if step.action.is_fault() {
-                    "fault: "
-                } else {
-                    ""
-                };
-                format!("{fault}{}", step.label)
-            }
+            What::Step { step } => self.step(*step)?,
             What::Started => "started".to_owned(),
             What::Ended { clean: true } => "ended".to_owned(),
             What::Ended { clean: false } => "ended without a goodbye".to_owned(),
@@ -97,6 +113,16 @@ impl Teller<'_> {
                 format!("STRANGE datagram of {len} bytes from {from}")
             }
             What::Stream(_) | What::Queue(_) | What::Final(_) => return None,
+        })
+    }
+
+    fn step(&self, step: usize) -> Option<String> {
+        let is_end = self.ends.contains(&step);
+        let step = self.plan.steps.get(step)?;
+        Some(match &step.action {
+            Action::Traffic(op) => format!("asked for: {}", self.op(Some(op.id))),
+            action if action.is_fault() && !is_end => format!("FAULT {}", step.label),
+            _ => step.label.clone(),
         })
     }
 
@@ -140,7 +166,9 @@ impl Teller<'_> {
 
 fn silence(gap: Option<(Duration, Duration)>) -> String {
     match gap {
-        Some((time, from)) => format!(", silent for {} from {}", length(time), at(from)),
-        None => String::new(),
+        Some((time, from)) if time >= SILENCE_MIN => {
+            format!(", silent for {} from {}", length(time), at(from))
+        }
+        _ => String::new(),
     }
 }

@@ -19,6 +19,8 @@ const endNs = data.end;
 const sentBy = new Int32Array(packets.t.length).fill(-1);
 packets.arrived.forEach((behind, n) => { if (behind) sentBy[n + behind] = n; });
 
+const guesses = new Set(packets.guesses);
+
 const laneName = (lane) => (lane < 0 ? "all" : data.lanes[lane].name);
 const kindOf = (n) => data.kinds[events.kind[n]];
 

@@ -226,7 +226,9 @@ const arrow = (c, from, to, head) => {
   c.beginPath();
   c.moveTo(x1, y1);
   c.lineTo(x2, y2);
+  c.setLineDash(guesses.has(from) ? [5, 3] : []);
   c.stroke();
+  c.setLineDash([]);
   if (!head) return;
   const angle = Math.atan2(y2 - y1, x2 - x1);
   c.beginPath();

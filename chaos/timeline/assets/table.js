@@ -5,8 +5,9 @@ const packetRow = (n) => {
   const other = packets.arrived[n] ? n + packets.arrived[n] : sentBy[n];
   const lane = packets.lane[n];
   let what = packetText(n);
-  if (other >= 0 && packets.tx[n]) what += `; arrived at ${laneName(packets.lane[other])} after ${showLength(packets.t[other] - packets.t[n])}`;
-  else if (other >= 0) what += `; sent by ${laneName(packets.lane[other])} ${showLength(packets.t[n] - packets.t[other])} before`;
+  const probably = guesses.has(packets.tx[n] ? n : other) ? "probably " : "";
+  if (other >= 0 && packets.tx[n]) what += `; ${probably}arrived at ${laneName(packets.lane[other])} after ${showLength(packets.t[other] - packets.t[n])}`;
+  else if (other >= 0) what += `; ${probably}sent by ${laneName(packets.lane[other])} ${showLength(packets.t[n] - packets.t[other])} before`;
   return { t: packets.t[n], lane, kind: packets.tx[n] ? "tx" : "rx", what, line: packets.line[n] };
 };
 const isSame = (a, b) => a && b && a.line === b.line && a.t === b.t && a.what === b.what;

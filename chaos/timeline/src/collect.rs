@@ -4,9 +4,10 @@ mod links;
 mod words;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use crate::arrows;
-use crate::limit::{self, EVENTS_MAX, FLOWS_MAX, LANES_MAX, LINES_MAX, MESSAGES_MAX};
+use crate::limit::{self, EVENTS_MAX, FLOWS_MAX, LANES_MAX, LINES_MAX, LINKS_MAX, MESSAGES_MAX};
 use crate::line::{Message, Record, Seen, What};
 use crate::page::Page;
 
@@ -38,6 +39,8 @@ pub struct Packet {
     pub message: Message,
     /// Of one that was sent: the position of the one that arrived.
     pub arrived: Option<usize>,
+    /// Whether that is not certain.
+    pub is_guess: bool,
 }
 
 /// Something else that happened.
@@ -128,6 +131,7 @@ pub struct Collector<'a> {
     lanes: Vec<Lane>,
     by_name: BTreeMap<String, usize>,
     links: links::Links,
+    book: arrows::Book,
     flows: Vec<Flow>,
     packets: Vec<Packet>,
     events: Vec<Event>,
@@ -143,6 +147,7 @@ impl<'a> Collector<'a> {
             lanes: Vec::new(),
             by_name: BTreeMap::new(),
             links: links::Links::default(),
+            book: arrows::Book::new(),
             flows: Vec::new(),
             packets: Vec::new(),
             events: Vec::new(),
@@ -199,6 +204,7 @@ impl<'a> Collector<'a> {
                     lane,
                     message,
                     arrived: None,
+                    is_guess: false,
                 });
             }
             What::Input(text) => (Kind::Input, text),
@@ -223,12 +229,29 @@ impl<'a> Collector<'a> {
     fn seen(&mut self, t_ns: u64, lane: Option<usize>, seen: &Seen) -> (Kind, String) {
         let words = Words(self.page);
         if let Some(lane) = lane {
+            self.learn_address(lane, seen, words);
             self.links.seen(t_ns, lane, seen, words);
             if let Some(flow) = words.flow(t_ns, lane, seen) {
                 self.flows.push(flow);
             }
         }
         words.event(seen)
+    }
+
+    /// A path says whose an address is: `host 10.0.0.1:5000 to srflx 203.0.113.9:5000: why`.
+    fn learn_address(&mut self, lane: usize, seen: &Seen, words: Words<'_>) {
+        let (Some(peer), Some(detail)) = (seen.peer, &seen.detail) else {
+            return;
+        };
+        let Some(peer) = self.by_name.get(&words.node(peer)) else {
+            return;
+        };
+        let remote = detail.split_once(" to ").map_or("", |(_, remote)| remote);
+        let address = remote.split_whitespace().nth(1).unwrap_or_default();
+        let address = address.trim_end_matches(':');
+        if self.book.len() < LINKS_MAX && address.parse::<SocketAddr>().is_ok() {
+            self.book.insert((lane, address.to_owned()), *peer);
+        }
     }
 
     /// No more lines.
@@ -248,7 +271,7 @@ impl<'a> Collector<'a> {
         self.packets.sort_by_key(|packet| packet.t_ns);
         self.events.sort_by_key(|event| event.t_ns);
         let density = density(&self.packets, self.lanes.len(), end_ns);
-        arrows::find(&mut self.packets);
+        arrows::find(&mut self.packets, std::mem::take(&mut self.book));
         let interest = self.interest();
         let packets = std::mem::take(&mut self.packets);
         let (packets, left) = limit::nearest(packets, MESSAGES_MAX, &interest, |p| (0, p.t_ns));

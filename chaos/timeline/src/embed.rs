@@ -136,6 +136,8 @@ struct Packets {
     count: Vec<u64>,
     /// How many places behind it the one that arrived is; 0 when that is not known.
     arrived: Vec<usize>,
+    /// Which of those are guesses.
+    guesses: Vec<usize>,
 }
 
 #[derive(Serialize)]
@@ -175,6 +177,10 @@ fn packets(collected: &Collected, texts: &mut Texts) -> Packets {
             .collect(),
         arrived: (all.iter().enumerate())
             .map(|(n, p)| p.arrived.map_or(0, |other| other - n))
+            .collect(),
+        guesses: (all.iter().enumerate())
+            .filter(|(_, p)| p.arrived.is_some() && p.is_guess)
+            .map(|(n, _)| n)
             .collect(),
     }
 }
