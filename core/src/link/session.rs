@@ -91,6 +91,7 @@ impl Session {
             .map(|at| (at + HANDSHAKE_TIMEOUT, "the handshake must be done"));
         let pathless = self
             .pathless_since
+            .filter(|_| !planted!(NeverExpireSession))
             .map(|at| (at + grace, "streams without a path are given up"));
         [self.ice.deadline(), quic, handshake, pathless]
             .into_iter()
