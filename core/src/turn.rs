@@ -44,6 +44,9 @@ const AFTER_DELETE: Duration = Duration::from_millis(150);
 const RETRY_LAST: Duration = Duration::from_secs(15);
 /// A TCP connection that takes longer has failed. Requests have time limits of their own.
 const SETUP_MAX: Duration = Duration::from_secs(8);
+/// Permissions for nobody that one allocation may get, to see that it is alive. They are
+/// refreshed with the others, so there are few; when all are used, a refresh has to tell.
+const VERIFICATIONS_MAX: u8 = 16;
 /// Life of derived credentials. Renewed with every allocation.
 const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Name part of derived user names.
@@ -314,6 +317,29 @@ impl Turn {
         }
     }
 
+    /// A path died: perhaps the server was restarted, or sees us come from another address, and
+    /// knows no allocation of ours. Then it refuses every request (RFC 8656 section 9.2), so
+    /// one is made that nobody needs; and a server that failed is tried again soon.
+    pub fn verify(&mut self, now: Now) {
+        let soon = now.mono + RETRY_FIRST;
+        if self.state == TurnState::Waiting {
+            self.until = self.until.map(|until| until.min(soon));
+        }
+        let at = self.at(now.mono);
+        let family = self.server.addr.is_ipv4();
+        let unused = (1..=VERIFICATIONS_MAX)
+            .map(|n| nobody(family, n))
+            .find(|ip| match &self.client {
+                Some(client) => !client.have_permission(TransportType::Udp, *ip),
+                None => false,
+            });
+        if let (Some(client), Some(_), Some(ip)) = (&mut self.client, self.relayed, unused) {
+            // One that is on its way already is as good.
+            let _ = client.create_permission(TransportType::Udp, ip, at);
+            self.pump(now);
+        }
+    }
+
     /// The channel to this peer, once bound; asks for one otherwise.
     pub fn channel(&mut self, now: Now, peer: SocketAddr) -> Option<u16> {
         if let Some(number) = self.channels.get(&peer).and_then(|channel| channel.number) {
@@ -561,6 +587,14 @@ impl Turn {
     fn at(&self, now: Instant) -> turn_client_proto::stun::Instant {
         let nanos = now.saturating_duration_since(self.origin).as_nanos();
         turn_client_proto::stun::Instant::from_nanos(nanos as i64)
+    }
+}
+
+/// An address of the block for documentation (RFC 5737, RFC 3849): no peer has it.
+fn nobody(is_ipv4: bool, n: u8) -> IpAddr {
+    match is_ipv4 {
+        true => IpAddr::from([192, 0, 2, n]),
+        false => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)]),
     }
 }
 

@@ -118,6 +118,9 @@ pub enum Output {
         /// What it carries.
         payload: Bytes,
     },
+    /// A NAT on the way gave this node another public address: connections to the brokers may
+    /// be dead without knowing. Make them anew.
+    NetworkChanged,
     /// Something worth a log line.
     Event(Event),
 }

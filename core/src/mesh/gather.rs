@@ -22,6 +22,8 @@ const HOSTS_MAX: usize = 6;
 /// server is below it, and a node behind a UDP-blocking firewall waits for nothing else.
 const TCP_AFTER: Duration = Duration::from_millis(350);
 
+/// Paths of several links die together, for one reason: the servers are asked once.
+const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams for servers that wait to be sent at a time: they leave with the next poll, and a
 /// TURN server is asked once per peer's address.
 const UNSENT_MAX: usize = 4096;
@@ -39,6 +41,8 @@ pub struct Gather {
     /// Whether a path died since UDP was last known to work, and a server has answered since.
     udp_doubted: bool,
     udp_heard: bool,
+    /// When the servers were last asked because a path died.
+    doubted_at: Option<Instant>,
     /// Whether our candidates have to be worked out again.
     dirty: bool,
     candidates: Vec<LocalCandidate>,
@@ -73,6 +77,7 @@ impl Gather {
             tcp_at: None,
             udp_doubted: false,
             udp_heard: false,
+            doubted_at: None,
             dirty: false,
             candidates: Vec::new(),
             datagrams: VecDeque::new(),
@@ -176,6 +181,7 @@ impl Gather {
     /// candidates changed.
     pub fn handle_stun(&mut self, now: Now, from: SocketAddr, data: &[u8]) -> Option<bool> {
         let stun = self.stun.iter_mut().find(|stun| stun.server() == from)?;
+        let known = stun.mapped().is_some();
         let news = stun.handle(now.mono, data)?;
         self.udp_heard = true;
         if news {
@@ -185,6 +191,9 @@ impl Gather {
                 what: "STUN server answered with a new mapped address",
             };
             self.outputs.push_back(Output::Event(event));
+            if known {
+                self.outputs.push_back(Output::NetworkChanged);
+            }
         }
         self.dirty |= news;
         Some(self.refresh())
@@ -346,21 +355,27 @@ impl Gather {
         .min_by_key(|(at, _)| *at)
     }
 
-    /// A path died: perhaps because UDP no longer passes. The STUN servers are asked at once;
-    /// unless something answers over UDP, TURN is tried over TCP.
+    /// A path died: perhaps a NAT gave us another address, a relay forgot us, or UDP no longer
+    /// passes. All servers are asked at once; unless something answers over UDP, TURN is tried
+    /// over TCP.
     pub fn path_died(&mut self, now: Now) {
-        let idle_tcp = self
-            .turn
-            .iter()
-            .any(|turn| turn.transport() == TurnTransport::Tcp && turn.state() == TurnState::Idle);
-        if !idle_tcp || self.tcp_at.is_some() {
+        let just_asked = |at: Instant| now.mono < at + DOUBT_EVERY;
+        if self.doubted_at.is_some_and(just_asked) {
             return;
         }
-        self.udp_doubted = true;
-        self.udp_heard = false;
-        self.tcp_at = Some(now.mono + TCP_AFTER);
+        self.doubted_at = Some(now.mono);
         for stun in &mut self.stun {
             stun.ask_now(now.mono);
+        }
+        for turn in &mut self.turn {
+            turn.verify(now);
+        }
+        let idle_tcp =
+            |turn: &Turn| turn.transport() == TurnTransport::Tcp && turn.state() == TurnState::Idle;
+        if self.turn.iter().any(idle_tcp) && self.tcp_at.is_none() {
+            self.udp_doubted = true;
+            self.udp_heard = false;
+            self.tcp_at = Some(now.mono + TCP_AFTER);
         }
         self.run(now);
     }

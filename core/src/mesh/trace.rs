@@ -50,6 +50,7 @@ pub(super) fn output(recorder: &mut Recorder, now: Now, output: &Output) {
             recorder.record_udp(now.mono, *to, payload.len());
             return;
         }
+        Output::NetworkChanged => "network changed".into(),
         Output::Event(event) => format!("{event:?}"),
     };
     recorder.record(now.mono, Record::Output { what });

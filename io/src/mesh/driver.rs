@@ -207,6 +207,7 @@ impl<N: Net, C: Clock, S: Spawn> Driver<N, C, S> {
                     self.udp.deliver(&self.cx, link, from, to, payload);
                 }
             }
+            Output::NetworkChanged => self.signaling.network_changed(),
             Output::Event(event) => log(&event),
         }
     }

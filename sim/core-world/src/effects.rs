@@ -80,6 +80,7 @@ impl World {
                 }
                 self.app_datagram(node, now, (link, peer_port, to), payload);
             }
+            Output::NetworkChanged => self.network_changed(node),
             Output::Event(event) => self.event(node, event),
         }
     }

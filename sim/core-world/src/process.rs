@@ -179,15 +179,21 @@ impl World {
         let host = self.nodes[node].host;
         self.nodes[node].ip = ip;
         self.stacks[host.index()].set_ip(ip.into());
+        self.network_changed(node);
+        self.call(node, |mesh, now| {
+            mesh.handle(now, Input::LocalAddresses(vec![ip.into()]));
+        });
+    }
+
+    /// The node's connections to brokers may be dead without knowing.
+    pub(crate) fn network_changed(&mut self, node: usize) {
+        let host = self.nodes[node].host;
         let at = self.moment(node);
         if let Some(run) = &mut self.nodes[node].run {
             let stack = &mut self.stacks[host.index()];
             run.signal.network_changed(at, stack);
             self.touch(host);
         }
-        self.call(node, |mesh, now| {
-            mesh.handle(now, Input::LocalAddresses(vec![ip.into()]));
-        });
     }
 
     // ---- calls ----
