@@ -88,8 +88,8 @@ pub struct Violation {
 pub struct Verdict {
     /// Everything that should not have been, in order of time: the first is the one to look at.
     pub violations: Vec<Violation>,
-    /// From the last fault to the end of the last probe; `None` when one did not end, or there
-    /// was none.
+    /// From the last fault, or the last start after it, to the end of the slowest probe; `None`
+    /// when one did not end, or there was none.
     pub recovery: Option<Duration>,
 }
 
@@ -199,13 +199,18 @@ pub fn verdict(scenario: &Scenario, plan: &Plan, journal: &Journal) -> Verdict {
     }
 }
 
-/// How long it took from the last fault to the end of the last probe.
+/// How long the slowest probe took, from the last fault, or the last start after it.
 fn recovery(plan: &Plan, journal: &Journal) -> Option<Duration> {
-    let probes = plan.ops().filter(|op| op.name.starts_with(PROBE));
-    let mut last = None;
-    for probe in probes {
-        let report = journal.client(probe.id)?;
-        last = last.max(Some(report.finished_at.filter(|_| report.complete)?));
+    let mut slowest = None;
+    for step in &plan.steps {
+        let Action::Traffic(op) = &step.action else {
+            continue;
+        };
+        if op.name.starts_with(PROBE) {
+            let report = journal.client(op.id)?;
+            let finished = report.finished_at.filter(|_| report.complete)?;
+            slowest = slowest.max(Some(finished.saturating_sub(step.at)));
+        }
     }
-    last.map(|last| last.saturating_sub(plan.healed_at))
+    slowest
 }

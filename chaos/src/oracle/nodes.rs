@@ -48,11 +48,11 @@ pub(super) fn ends(case: &Case<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     for entry in &case.journal.entries {
         match (&entry.what, entry.node) {
-            (What::Step { step }, _) => {
-                if let Some(Action::Crash(node)) = case.plan.steps.get(*step).map(|s| &s.action) {
-                    killed.insert(*node);
-                }
-            }
+            (What::Step { step }, _) => match case.plan.steps.get(*step).map(|s| &s.action) {
+                // Whoever is started again before the goodbye is said does not get to say it.
+                Some(Action::Crash(node) | Action::Start(node)) => drop(killed.insert(*node)),
+                _ => {}
+            },
             (What::Started, Some(node)) => drop(killed.remove(&node)),
             (What::Ended { clean: false }, Some(node)) if !killed.contains(&node) => {
                 let detail = format!("{} ended by itself", case.name(node));

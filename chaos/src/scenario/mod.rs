@@ -26,6 +26,8 @@ use problem::Finding;
 
 /// The longest file, bytes: a regression with a thousand faults has a tenth of it.
 pub const FILE_LEN_MAX: usize = 1 << 20;
+/// Most mistakes of syntax that are told: each makes others out of what comes after it.
+const SYNTAX_MAX: usize = 3;
 /// Convergence without `converge_within`.
 pub const CONVERGE_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
 /// Budgets without `seeds`, by world: what fits a test run.
@@ -77,7 +79,7 @@ impl Scenario {
                 let span = error.span().unwrap_or(0..0);
                 Finding::new("", error.message().trim()).at(span)
             };
-            let findings = errors.iter().map(finding).collect();
+            let findings = errors.iter().take(SYNTAX_MAX).map(finding).collect();
             return Err(problem::place(file_name, text, &nothing, findings));
         }
         let root = table.get_ref();
