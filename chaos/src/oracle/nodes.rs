@@ -48,11 +48,13 @@ pub(super) fn ends(case: &Case<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     for entry in &case.journal.entries {
         match (&entry.what, entry.node) {
-            (What::Step { step }, _) => match case.plan.steps.get(*step).map(|s| &s.action) {
-                // Whoever is started again before the goodbye is said does not get to say it.
-                Some(Action::Crash(node) | Action::Start(node)) => drop(killed.insert(*node)),
-                _ => {}
-            },
+            (What::Step { step }, _) => {
+                let action = case.plan.steps.get(*step).map(|s| &s.action);
+                // Who is started again before the goodbye is said does not get to say it.
+                if let Some(Action::Crash(node) | Action::Start(node)) = action {
+                    killed.insert(*node);
+                }
+            }
             (What::Started, Some(node)) => drop(killed.remove(&node)),
             (What::Ended { clean: false }, Some(node)) if !killed.contains(&node) => {
                 let detail = format!("{} ended by itself", case.name(node));

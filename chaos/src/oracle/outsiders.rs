@@ -23,13 +23,13 @@ pub(super) fn strangers(case: &Case<'_>) -> Vec<Violation> {
         let Some(node) = entry.node else { continue };
         match &entry.what {
             What::Started => *starts.entry(node).or_default() += 1,
-            What::Link { peer, state, .. } => {
-                if *state == LinkState::Up && !case.same_cluster(node, *peer) {
-                    let (a, b) = (case.name(node), case.name(*peer));
-                    wrong(format!(
-                        "a link is up between {a} and {b}, of another cluster"
-                    ));
-                }
+            What::Link { peer, state, .. }
+                if *state == LinkState::Up && !case.same_cluster(node, *peer) =>
+            {
+                let (a, b) = (case.name(node), case.name(*peer));
+                wrong(format!(
+                    "a link is up between {a} and {b}, of another cluster"
+                ));
             }
             What::PeerRestarted { peer } => {
                 let seen = restarts_seen.entry((node, *peer)).or_default();

@@ -51,11 +51,11 @@ pub(super) fn link_final(
         .entries
         .iter()
         .filter(|entry| entry.node == Some(node));
-    let finals = ours.filter_map(|entry| match &entry.what {
+    let mut finals = ours.filter_map(|entry| match &entry.what {
         What::Final(found) if found.peer == peer => Some(found),
         _ => None,
     });
-    finals.last()
+    finals.next_back()
 }
 
 /// The spans in which a node stood still.

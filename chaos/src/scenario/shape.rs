@@ -85,7 +85,7 @@ fn value(schema: &Json, found: &Spanned<DeValue<'_>>, key: &str, findings: &mut 
         DeValue::String(text) => did_you_mean(text, names.iter().copied()),
         _ => String::new(),
     };
-    let expected: Vec<String> = alternatives.iter().map(|a| describe(a)).collect();
+    let expected: Vec<String> = alternatives.iter().map(describe).collect();
     let message = format!(
         "found {}{near}, expected {}",
         show(found.get_ref()),
