@@ -75,7 +75,7 @@ enum WorldName {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Seeds {
-    /// In the core world; 100 unless said.
+    /// In the core world; 200 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub core: Option<u64>,

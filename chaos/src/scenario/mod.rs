@@ -32,7 +32,7 @@ const SYNTAX_MAX: usize = 3;
 pub const CONVERGE_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
 /// Budgets without `seeds`, by world: what fits a test run.
 const SEEDS_DEFAULT: [(WorldKind, u64); 3] = [
-    (WorldKind::Core, 100),
+    (WorldKind::Core, 200),
     (WorldKind::Turmoil, 5),
     (WorldKind::Kernel, 1),
 ];

@@ -13,16 +13,16 @@ pub const HEADER_LEN: usize = 16;
 /// Bytes at the start of a datagram: magic, operation, sequence number, length.
 pub const DATAGRAM_HEADER_LEN: usize = 16;
 
-/// The byte of a stream at an offset behind its header.
+/// Writes the bytes of a stream from an offset behind its header on: words of eight.
 fn fill(key: u64, offset: u64, out: &mut [u8]) {
-    let mut word_at = u64::MAX;
-    let mut word = [0; 8];
-    for (at, byte) in (offset..).zip(out) {
-        if at / 8 != word_at {
-            word_at = at / 8;
-            word = mix(key ^ word_at).to_le_bytes();
-        }
-        *byte = word[(at % 8) as usize];
+    let word = |at: u64| mix(key ^ at).to_le_bytes();
+    let begun = (offset % 8) as usize;
+    let head = out.len().min((8 - begun) % 8);
+    let (head, rest) = out.split_at_mut(head);
+    head.copy_from_slice(&word(offset / 8)[begun..][..head.len()]);
+    let first = offset.div_ceil(8);
+    for (at, chunk) in (first..).zip(rest.chunks_mut(8)) {
+        chunk.copy_from_slice(&word(at)[..chunk.len()]);
     }
 }
 

@@ -106,10 +106,9 @@ fn brokers_that_lose_and_repeat_half_only_cost_time() {
 
 #[test]
 fn a_relayed_link_is_down_without_its_server_and_comes_back_with_it() {
-    // The server has forgotten the allocations and says nothing of it: a client learns that when
-    // it next renews a permission, which is every four minutes (RFC 8656 section 9).
+    // The server has forgotten the allocations and says nothing of it until it is asked.
     let relayed = crate::plans::behind(2, holdfast_net_model::NatConfig::symmetric);
-    let journal = plan(relayed, s(300))
+    let journal = plan(relayed, s(40))
         .at(s(5), Action::Turn { up: false })
         .at(s(15), Action::Turn { up: true })
         .play();
