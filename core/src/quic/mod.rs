@@ -6,6 +6,7 @@
 //! is reset through [`Quic::path_changed`].
 
 mod tls;
+mod window;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::entropy::{Entropy, Seed};
 use crate::identity::{Identity, PublicKey};
 use crate::types::LinkId;
 use tls::EntropyScope;
+use window::{Room, Roomy};
 
 pub use quinn_proto::{
     ConnectionError, Dir, Event, FinishError, ReadError, ReadableError, SendDatagramError,
@@ -65,6 +67,8 @@ pub struct Quic {
     client: Option<ClientConfig>,
     /// Lent to TLS for the length of a call, which a box makes cheap.
     entropy: Option<Box<Entropy>>,
+    room: Room,
+    in_flight_max: u64,
     scratch: Vec<u8>,
 }
 
@@ -90,7 +94,8 @@ pub struct QuicConfig<'a> {
 impl Quic {
     /// An end without a connection yet.
     pub fn new(config: &QuicConfig<'_>, seed: &Seed) -> Quic {
-        let transport = Arc::new(transport(config));
+        let room = Room::default();
+        let transport = Arc::new(transport(config, room.clone()));
         let mut entropy = seed.fork("quic").rng();
         let server = (config.role == Role::Server).then(|| {
             let key = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &entropy.bytes::<32>());
@@ -125,6 +130,8 @@ impl Quic {
             connection: None,
             client,
             entropy: Some(Box::new(entropy)),
+            room,
+            in_flight_max: config.limits.send_window,
             scratch: Vec::new(),
         }
     }
@@ -172,6 +179,7 @@ impl Quic {
                     Some((ours, connection)) if *ours == handle => connection.handle_event(event),
                     _ => return false,
                 }
+                self.room.packet_arrived();
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -232,7 +240,10 @@ impl Quic {
     /// Packets take another path from now on: forget what was learned of the old one, and
     /// make the peer answer, so that losses are noticed by acknowledgement and not by timer.
     pub fn path_changed(&mut self, now: Instant) {
-        if let Some(connection) = self.connection() {
+        if let Some((_, connection)) = &mut self.connection {
+            let in_flight_at_most = connection.stats().path.cwnd;
+            self.room
+                .path_died(in_flight_at_most.min(self.in_flight_max));
             connection.path_changed(now);
             connection.ping();
         }
@@ -252,13 +263,13 @@ fn virtual_address() -> SocketAddr {
     (Ipv6Addr::LOCALHOST, 1).into()
 }
 
-fn transport(config: &QuicConfig<'_>) -> TransportConfig {
+fn transport(config: &QuicConfig<'_>, room: Room) -> TransportConfig {
     let limits = &config.limits;
     let window = u64::from(limits.stream_window) * u64::from(limits.streams_per_link);
     let grace = limits.path_loss_grace.max(HANDSHAKE_TIMEOUT);
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(limits.mtu_max);
-    let congestion: Arc<dyn ControllerFactory + Send + Sync> = match config.congestion {
+    let inner: Arc<dyn ControllerFactory + Send + Sync> = match config.congestion {
         Congestion::Cubic => Arc::new(CubicConfig::default()),
         Congestion::Bbr => Arc::new(BbrConfig::default()),
     };
@@ -278,7 +289,7 @@ fn transport(config: &QuicConfig<'_>) -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
-        .congestion_controller_factory(congestion);
+        .congestion_controller_factory(Arc::new(Roomy { inner, room }));
     transport
 }
 

@@ -1,0 +1,158 @@
+//! A congestion window that never holds back an acknowledgement for long.
+//!
+//! Acknowledgements are not limited by congestion (RFC 9002 section 7), but `quinn-proto` puts
+//! them into the next packet of data, and that one waits for the window. Two ends that send to
+//! each other with full windows then wait for each other's acknowledgements, until a loss timer
+//! runs out that may have backed off for seconds. It happens when a path dies with a window full
+//! of packets, which QUIC goes on counting until they are declared lost, and when losses shrink
+//! the window below what is in flight. So the window has room
+//!
+//! * for what was in flight on a path that died, until an acknowledgement on the new one,
+//! * for one more packet whenever one arrived: no more than leaves the network.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use quinn_proto::RttEstimator;
+use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
+
+/// What the window has room for beyond its size. Shared by a connection and its controller.
+#[derive(Clone, Debug, Default)]
+pub struct Room(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    lost: AtomicU64,
+    ack_due: AtomicBool,
+}
+
+impl Room {
+    /// The path died; at most so many bytes were on it.
+    pub fn path_died(&self, in_flight_at_most: u64) {
+        self.0.lost.store(in_flight_at_most, Ordering::Relaxed);
+    }
+
+    /// A packet arrived, and may want an acknowledgement.
+    pub fn packet_arrived(&self) {
+        self.0.ack_due.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Makes controllers of another kind, with a window that has [`Room`].
+pub struct Roomy {
+    /// The other kind.
+    pub inner: Arc<dyn ControllerFactory + Send + Sync>,
+    /// The room.
+    pub room: Room,
+}
+
+impl ControllerFactory for Roomy {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Widened {
+            inner: self.inner.clone().build(now, current_mtu),
+            room: self.room.clone(),
+            first: None,
+            in_flight: 0,
+            mtu: current_mtu,
+        })
+    }
+}
+
+struct Widened {
+    inner: Box<dyn Controller>,
+    room: Room,
+    /// The first packet on this path.
+    first: Option<u64>,
+    /// At least what is in flight of what was sent on this path, bytes.
+    in_flight: u64,
+    mtu: u16,
+}
+
+impl Controller for Widened {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.first.get_or_insert(last_packet_number);
+        self.in_flight = self.in_flight.saturating_add(bytes);
+        self.room.0.ack_due.store(false, Ordering::Relaxed);
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        // What was sent before a packet that arrived is taken off with this acknowledgement; one
+        // for packets of the path that died tells nothing of those behind them.
+        if largest_packet_num_acked >= self.first && self.first.is_some() {
+            self.room.path_died(0);
+        }
+        self.in_flight = in_flight;
+        self.inner
+            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.in_flight = self.in_flight.saturating_sub(lost_bytes);
+        self.inner
+            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        let lost = self.room.0.lost.load(Ordering::Relaxed);
+        let window = self.inner.window().saturating_add(lost);
+        if !self.room.0.ack_due.load(Ordering::Relaxed) {
+            return window;
+        }
+        // Both bounds of what `quinn-proto` compares are exclusive.
+        let one_more = self.in_flight + lost + 2 * u64::from(self.mtu);
+        window.max(one_more)
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Widened {
+            inner: self.inner.clone_box(),
+            room: self.room.clone(),
+            first: self.first,
+            in_flight: self.in_flight,
+            mtu: self.mtu,
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
