@@ -95,11 +95,7 @@ impl Scenario {
                 return fail(vec![Finding::new("", error.message().trim()).at(span)]);
             }
         };
-        let scenario = Scenario {
-            topology: resolve::topology(&file),
-            digest: digest(text),
-            file,
-        };
+        let scenario = Scenario::of(file);
         let findings = check::check(&scenario, file_name);
         match findings.is_empty() {
             true => Ok(scenario),
@@ -120,7 +116,7 @@ impl Scenario {
         }
     }
 
-    /// A scenario of a file that was made rather than read.
+    /// A scenario of a file that was made, or read and not checked yet.
     pub(crate) fn of(file: File) -> Scenario {
         let mut scenario = Scenario {
             topology: resolve::topology(&file),
@@ -143,7 +139,7 @@ impl Scenario {
         &self.topology
     }
 
-    /// Short hexadecimal digest of the file's text.
+    /// Short hexadecimal digest of what the file says; comments and layout do not count.
     #[must_use]
     pub fn digest(&self) -> String {
         self.digest.clone()
