@@ -217,7 +217,7 @@ pub fn replay_line(scenario: &Scenario, world: WorldKind, seed: u64, commit: &st
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of the trace differs:\n  {first}\n  {second}")]
 pub struct Difference {
-    /// From 1.
+    /// From 1; 0 when there was nothing to compare.
     pub line: usize,
     /// The line of the first run; empty when it had ended.
     pub first: String,
@@ -237,6 +237,18 @@ pub fn verify_replay(
     let run = |mode| run_seed(scenario, world, seed, mode, None);
     let (first, second) = (run(TraceMode::Digest), run(TraceMode::Digest));
     let digest = first.journal.trace.digest();
+    // Two runs that never were are the same, and prove nothing.
+    if digest.1 == 0 {
+        let why = first
+            .verdict
+            .first()
+            .map(|violation| violation.detail.clone());
+        return Err(Difference {
+            line: 0,
+            first: why.unwrap_or_else(|| "nothing was traced".to_owned()),
+            second: String::new(),
+        });
+    }
     if digest == second.journal.trace.digest() && first.verdict == second.verdict {
         return Ok(digest);
     }

@@ -17,7 +17,9 @@ const SEEDS_MAX: usize = 1_000_000_000;
 pub struct Search {
     /// Seeds that were played.
     pub seeds: u64,
-    /// The first that failed, as small as it got.
+    /// The first that failed.
+    pub failed: Option<u64>,
+    /// That one as small as it got; `None` when it did not fail again.
     pub found: Option<Shrunk>,
 }
 
@@ -58,6 +60,7 @@ pub fn search(
     let found = failed.and_then(|seed| shrink(scenario, world, seed, limit, on_shrink));
     Search {
         seeds: played,
+        failed,
         found,
     }
 }

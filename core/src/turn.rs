@@ -21,6 +21,8 @@ use turn_client_proto::client::TurnClient;
 use turn_client_proto::prelude::{DelayedTransmitBuild, TurnClientApi};
 use turn_client_proto::stun::agent::Transmit;
 use turn_client_proto::tcp::TurnClientTcp;
+use turn_client_proto::types::stun::attribute::ErrorCode;
+use turn_client_proto::types::stun::message::Message;
 use turn_client_proto::types::{TransportType, TurnCredentials as LongTermCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
@@ -44,6 +46,8 @@ const AFTER_DELETE: Duration = Duration::from_millis(150);
 const RETRY_LAST: Duration = Duration::from_secs(15);
 /// A TCP connection that takes longer has failed. Requests have time limits of their own.
 const SETUP_MAX: Duration = Duration::from_secs(8);
+/// The server knows no allocation of ours (RFC 8656 section 19, 437).
+const ALLOCATION_MISMATCH: u16 = 437;
 /// Permissions for nobody that one allocation may get, to see that it is alive. They are
 /// refreshed with the others, so there are few; when all are used, a refresh has to tell.
 const VERIFICATIONS_MAX: u8 = 16;
@@ -106,6 +110,8 @@ pub struct Turn {
     permissions: BTreeSet<IpAddr>,
     channels: BTreeMap<SocketAddr, Channel>,
     peers: BTreeMap<u16, SocketAddr>,
+    /// The last error that the server answered with (RFC 8489 section 14.8).
+    error: Option<u16>,
     tcp_unsent: usize,
     tcp_unread: BytesMut,
     outputs: VecDeque<TurnOutput>,
@@ -131,6 +137,7 @@ impl Turn {
             permissions: BTreeSet::new(),
             channels: BTreeMap::new(),
             peers: BTreeMap::new(),
+            error: None,
             tcp_unsent: 0,
             tcp_unread: BytesMut::new(),
             outputs: VecDeque::new(),
@@ -273,6 +280,11 @@ impl Turn {
             relayed(peer, data);
             return;
         }
+        if let Ok(message) = Message::from_bytes(&data)
+            && let Ok(error) = message.attribute::<ErrorCode>()
+        {
+            self.error = Some(error.code());
+        }
         let at = self.at(now.mono);
         let transport = match self.server.transport {
             TurnTransport::Udp => TransportType::Udp,
@@ -321,19 +333,25 @@ impl Turn {
     /// knows no allocation of ours. Then it refuses every request (RFC 8656 section 9.2), so
     /// one is made that nobody needs; and a server that failed is tried again soon.
     pub fn verify(&mut self, now: Now) {
-        let soon = now.mono + RETRY_FIRST;
+        let soon = now.mono + self.retry / 4;
         if self.state == TurnState::Waiting {
             self.until = self.until.map(|until| until.min(soon));
         }
+        if self.state != TurnState::Ready {
+            return;
+        }
         let at = self.at(now.mono);
-        let family = self.server.addr.is_ipv4();
+        let Some(family) = self.relayed.map(|relayed| relayed.is_ipv4()) else {
+            return;
+        };
         let unused = (1..=VERIFICATIONS_MAX)
             .map(|n| nobody(family, n))
             .find(|ip| match &self.client {
                 Some(client) => !client.have_permission(TransportType::Udp, *ip),
                 None => false,
             });
-        if let (Some(client), Some(_), Some(ip)) = (&mut self.client, self.relayed, unused) {
+        if let (Some(client), Some(ip)) = (&mut self.client, unused) {
+            self.error = None;
             // One that is on its way already is as good.
             let _ = client.create_permission(TransportType::Udp, ip, at);
             self.pump(now);
@@ -484,7 +502,11 @@ impl Turn {
             TurnPollRet::WaitUntil(until) => {
                 self.until = Some(self.origin + Duration::from_nanos(until.as_nanos() as u64));
             }
-            TurnPollRet::Closed if self.state == TurnState::Idle => self.client = None,
+            // What was given back has nothing more to wait for.
+            TurnPollRet::Closed if self.state == TurnState::Idle => {
+                self.client = None;
+                self.until = None;
+            }
             TurnPollRet::Closed => self.give_up(now, "the server does not answer"),
             _ => {}
         }
@@ -515,11 +537,19 @@ impl Turn {
             }
             TurnEvent::ChannelCreateFailed(_, peer) => self.channel_lost(now, peer),
             // The server no longer knows the allocation: it was restarted.
-            TurnEvent::PermissionCreateFailed(..) if self.state == TurnState::Ready => {
+            TurnEvent::PermissionCreateFailed(_, ip)
+                if self.state == TurnState::Ready && !self.merely_forbids(ip) =>
+            {
                 self.give_up(now, "the server refused a permission");
             }
             _ => {}
         }
+    }
+
+    /// Whether the server refused a permission for nobody as such (403, 443), and knows us.
+    fn merely_forbids(&self, ip: IpAddr) -> bool {
+        let for_nobody = (1..=VERIFICATIONS_MAX).any(|n| nobody(ip.is_ipv4(), n) == ip);
+        for_nobody && self.error.is_some_and(|code| code != ALLOCATION_MISMATCH)
     }
 
     /// A channel was refused, expired or not refreshed: its number means nothing any more.

@@ -1,2 +1,2 @@
-//! Disasters, and the tests that replay them: today on the kernel of this machine, with the
-//! program as it is shipped (`tests/kernel`).
+//! Disasters, and the tests that replay them: scenario files in all their worlds (`tests/worlds`),
+//! and what needs the kernel of this machine and the program as it ships (`tests/kernel`).

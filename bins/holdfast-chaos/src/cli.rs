@@ -82,7 +82,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "A..B", value_parser = seeds, group = "seeding")]
     pub seeds: Option<Range<u64>>,
     /// So many seeds that this commit has not seen: they derive from it
-    #[arg(long, value_name = "N", group = "seeding")]
+    #[arg(long, value_name = "N", group = "seeding", value_parser = clap::value_parser!(u64).range(1..=SEEDS_MAX))]
     pub fresh: Option<u64>,
     /// Plant this mistake first, to see which oracle notices it
     #[arg(long, value_name = "NAME")]
@@ -194,15 +194,18 @@ pub struct ReportArgs {
     pub json: bool,
 }
 
+/// Most seeds of one command: weeks of runs.
+const SEEDS_MAX: u64 = 100_000_000;
+
 fn seeds(text: &str) -> Result<Range<u64>, String> {
     let expected = || "expected A..B with A below B, like 0..100".to_owned();
     let (first, last) = text.split_once("..").ok_or_else(expected)?;
     let parse = |text: &str| text.parse::<u64>().map_err(|_| expected());
     let (first, last) = (parse(first)?, parse(last)?);
-    if first < last {
-        Ok(first..last)
-    } else {
-        Err(expected())
+    match last.checked_sub(first) {
+        Some(1..=SEEDS_MAX) => Ok(first..last),
+        Some(0) | None => Err(expected()),
+        Some(count) => Err(format!("{count} seeds, expected at most {SEEDS_MAX}")),
     }
 }
 

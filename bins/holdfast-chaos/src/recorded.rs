@@ -1,7 +1,7 @@
 //! `replay --recorded`: the page of a trace that somebody recorded.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,7 +26,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         None => trace.with_extension(PAGE_EXTENSION),
     };
     std::fs::write(&html, page).with_context(|| format!("cannot write {}", html.display()))?;
-    println!("{}", html.display());
+    crate::output::print(&format!("{}\n", html.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -37,6 +37,12 @@ fn read(trace: &Path) -> anyhow::Result<Vec<String>> {
     if len > TRACE_LEN_MAX {
         return Err(bad(format!("{len} bytes; at most {TRACE_LEN_MAX} are read")).into());
     }
+    // A pipe has no length to look at first.
+    let file = file.take(TRACE_LEN_MAX);
     let lines: Result<Vec<String>, _> = BufReader::new(file).lines().collect();
-    Ok(lines.map_err(|error| bad(error.to_string()))?)
+    let lines = lines.map_err(|error| bad(error.to_string()))?;
+    match lines.is_empty() {
+        true => Err(bad("empty; expected a trace's lines".to_owned()).into()),
+        false => Ok(lines),
+    }
 }

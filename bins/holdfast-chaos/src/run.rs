@@ -92,8 +92,21 @@ fn seeds(args: &RunArgs, commit: &str) -> Option<Vec<u64>> {
 /// A row for each scenario and world.
 pub fn play_all(scenarios: &[Scenario], how: &How) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
+    if let [only] = scenarios
+        && let Some(lacks) = how.worlds.iter().find(|w| !only.worlds().contains(w))
+    {
+        let name = only.name();
+        return Err(BadInput(format!("{name} is not played in the {lacks} world")).into());
+    }
+    if how.mutant.is_some() && how.worlds.contains(&WorldKind::Kernel) {
+        let what = "the kernel world plays the program as it ships, which has no mutants";
+        return Err(BadInput(what.to_owned()).into());
+    }
     for scenario in scenarios {
         for world in scenario.worlds() {
+            if how.mutant.is_some() && *world == WorldKind::Kernel {
+                continue;
+            }
             if how.worlds.is_empty() || how.worlds.contains(world) {
                 rows.push(play(scenario, *world, how));
             }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use holdfast_chaos::{Shrunk, regression_file, replay_line};
+use holdfast_chaos::{FailureClass, Shrunk, regression_file, replay_line};
 
 use crate::cli::{SearchArgs, ShrinkArgs};
 use crate::output::{Tone, at, count, number, print, toned};
@@ -52,6 +52,13 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
         "{} seeds played, {speed} per second\n",
         count(found.seeds)
     ))?;
+    if let (Some(seed), None) = (found.failed, &found.found) {
+        let line = replay_line(&scenario, world, seed, &commit);
+        print(&format!(
+            "seed {seed} failed, and did not again\n  {line}\n"
+        ))?;
+        return Ok(ExitCode::from(FailureClass::Harness.exit_code()));
+    }
     let Some(shrunk) = found.found else {
         print(&format!("{}: no seed failed\n", toned("held", Tone::Good)))?;
         return Ok(ExitCode::SUCCESS);

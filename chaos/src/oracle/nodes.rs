@@ -45,6 +45,7 @@ pub(super) fn errors(case: &Case<'_>) -> Vec<Violation> {
 /// No process ended without a goodbye that nobody killed.
 pub(super) fn ends(case: &Case<'_>) -> Vec<Violation> {
     let mut killed: BTreeSet<NodeIndex> = BTreeSet::new();
+    let mut told: BTreeSet<NodeIndex> = BTreeSet::new();
     let mut violations = Vec::new();
     for entry in &case.journal.entries {
         match (&entry.what, entry.node) {
@@ -54,8 +55,20 @@ pub(super) fn ends(case: &Case<'_>) -> Vec<Violation> {
                 if let Some(Action::Crash(node) | Action::Start(node)) = action {
                     killed.insert(*node);
                 }
+                if let Some(Action::Stop(node)) = action {
+                    told.insert(*node);
+                }
             }
-            (What::Started, Some(node)) => drop(killed.remove(&node)),
+            (What::Started, Some(node)) => {
+                killed.remove(&node);
+                told.remove(&node);
+            }
+            (What::Ended { clean: true }, Some(node))
+                if !told.contains(&node) && !killed.contains(&node) =>
+            {
+                let detail = format!("{} ended, and nobody told it to", case.name(node));
+                violations.push(Violation::new(CRASH, entry.at, entry.node, detail));
+            }
             (What::Ended { clean: false }, Some(node)) if !killed.contains(&node) => {
                 let detail = format!("{} ended by itself", case.name(node));
                 violations.push(Violation::new(CRASH, entry.at, entry.node, detail));

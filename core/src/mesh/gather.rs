@@ -22,6 +22,9 @@ const HOSTS_MAX: usize = 6;
 /// server is below it, and a node behind a UDP-blocking firewall waits for nothing else.
 const TCP_AFTER: Duration = Duration::from_millis(350);
 
+/// A NAT that gives out another address with each answer does not make us leave the brokers
+/// each time.
+const CHANGE_EVERY: Duration = Duration::from_secs(3);
 /// Paths of several links die together, for one reason: the servers are asked once.
 const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams for servers that wait to be sent at a time: they leave with the next poll, and a
@@ -43,6 +46,8 @@ pub struct Gather {
     udp_heard: bool,
     /// When the servers were last asked because a path died.
     doubted_at: Option<Instant>,
+    /// When a change of our public address was last told.
+    changed_at: Option<Instant>,
     /// Whether our candidates have to be worked out again.
     dirty: bool,
     candidates: Vec<LocalCandidate>,
@@ -78,6 +83,7 @@ impl Gather {
             udp_doubted: false,
             udp_heard: false,
             doubted_at: None,
+            changed_at: None,
             dirty: false,
             candidates: Vec::new(),
             datagrams: VecDeque::new(),
@@ -191,7 +197,10 @@ impl Gather {
                 what: "STUN server answered with a new mapped address",
             };
             self.outputs.push_back(Output::Event(event));
-            if known {
+            // Several servers tell of one change.
+            let told = |at: Instant| now.mono < at + CHANGE_EVERY;
+            if known && !self.changed_at.is_some_and(told) {
+                self.changed_at = Some(now.mono);
                 self.outputs.push_back(Output::NetworkChanged);
             }
         }

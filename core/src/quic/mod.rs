@@ -46,6 +46,8 @@ pub const UNI_STREAMS_MAX: u32 = 256;
 /// paths that nobody has tried; ours were checked a moment ago, and a lost first flight
 /// costs three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(60);
+/// How long an acknowledgement may be held back (RFC 9000 section 18.2, the default).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 /// How long a handshake may take before it is given up and signaling starts over.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -69,6 +71,8 @@ pub struct Quic {
     entropy: Option<Box<Entropy>>,
     room: Room,
     in_flight_max: u64,
+    /// When the next acknowledgement gets room beyond the window.
+    ack_room_at: Option<Instant>,
     scratch: Vec<u8>,
 }
 
@@ -132,6 +136,7 @@ impl Quic {
             entropy: Some(Box::new(entropy)),
             room,
             in_flight_max: config.limits.send_window,
+            ack_room_at: None,
             scratch: Vec::new(),
         }
     }
@@ -179,7 +184,10 @@ impl Quic {
                     Some((ours, connection)) if *ours == handle => connection.handle_event(event),
                     _ => return false,
                 }
-                self.room.packet_arrived();
+                if self.ack_room_at.is_none_or(|at| at <= now) {
+                    self.ack_room_at = Some(now + MAX_ACK_DELAY);
+                    self.room.ack_is_due();
+                }
                 true
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -241,9 +249,7 @@ impl Quic {
     /// make the peer answer, so that losses are noticed by acknowledgement and not by timer.
     pub fn path_changed(&mut self, now: Instant) {
         if let Some((_, connection)) = &mut self.connection {
-            let in_flight_at_most = connection.stats().path.cwnd;
-            self.room
-                .path_died(in_flight_at_most.min(self.in_flight_max));
+            self.room.path_left(self.in_flight_max);
             connection.path_changed(now);
             connection.ping();
         }

@@ -8,7 +8,9 @@
 //! the window below what is in flight. So the window has room
 //!
 //! * for what was in flight on a path that died, until an acknowledgement on the new one,
-//! * for one more packet whenever one arrived: no more than leaves the network.
+//! * for one more packet when one arrived, at most once in the time that an acknowledgement may
+//!   take (RFC 9000 section 13.2.1): enough for both ends to tell each other what is lost, and
+//!   next to nothing for a bottleneck.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,17 +27,32 @@ pub struct Room(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     lost: AtomicU64,
+    in_flight: AtomicU64,
     ack_due: AtomicBool,
 }
 
 impl Room {
-    /// The path died; at most so many bytes were on it.
-    pub fn path_died(&self, in_flight_at_most: u64) {
-        self.0.lost.store(in_flight_at_most, Ordering::Relaxed);
+    /// What is in flight is on a path that is used no more; `max` bounds what that may be.
+    pub fn path_left(&self, max: u64) {
+        let in_flight = self.0.in_flight.swap(0, Ordering::Relaxed);
+        let lost = self.lost().saturating_add(in_flight);
+        self.0.lost.store(lost.min(max), Ordering::Relaxed);
     }
 
-    /// A packet arrived, and may want an acknowledgement.
-    pub fn packet_arrived(&self) {
+    fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn set_in_flight(&self, bytes: u64) {
+        self.0.in_flight.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A packet arrived some time ago, and may want an acknowledgement.
+    pub fn ack_is_due(&self) {
         self.0.ack_due.store(true, Ordering::Relaxed);
     }
 }
@@ -54,7 +71,6 @@ impl ControllerFactory for Roomy {
             inner: self.inner.clone().build(now, current_mtu),
             room: self.room.clone(),
             first: None,
-            in_flight: 0,
             mtu: current_mtu,
         })
     }
@@ -65,15 +81,14 @@ struct Widened {
     room: Room,
     /// The first packet on this path.
     first: Option<u64>,
-    /// At least what is in flight of what was sent on this path, bytes.
-    in_flight: u64,
     mtu: u16,
 }
 
 impl Controller for Widened {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.first.get_or_insert(last_packet_number);
-        self.in_flight = self.in_flight.saturating_add(bytes);
+        let in_flight = self.room.in_flight().saturating_add(bytes);
+        self.room.set_in_flight(in_flight);
         self.room.0.ack_due.store(false, Ordering::Relaxed);
         self.inner.on_sent(now, bytes, last_packet_number);
     }
@@ -99,9 +114,11 @@ impl Controller for Widened {
         // What was sent before a packet that arrived is taken off with this acknowledgement; one
         // for packets of the path that died tells nothing of those behind them.
         if largest_packet_num_acked >= self.first && self.first.is_some() {
-            self.room.path_died(0);
+            self.room.0.lost.store(0, Ordering::Relaxed);
         }
-        self.in_flight = in_flight;
+        // What died is counted apart.
+        let ours = in_flight.saturating_sub(self.room.lost());
+        self.room.set_in_flight(ours);
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -113,7 +130,8 @@ impl Controller for Widened {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        self.in_flight = self.in_flight.saturating_sub(lost_bytes);
+        let in_flight = self.room.in_flight().saturating_sub(lost_bytes);
+        self.room.set_in_flight(in_flight);
         self.inner
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
@@ -124,13 +142,14 @@ impl Controller for Widened {
     }
 
     fn window(&self) -> u64 {
-        let lost = self.room.0.lost.load(Ordering::Relaxed);
+        let lost = self.room.lost();
         let window = self.inner.window().saturating_add(lost);
         if !self.room.0.ack_due.load(Ordering::Relaxed) {
             return window;
         }
         // Both bounds of what `quinn-proto` compares are exclusive.
-        let one_more = self.in_flight + lost + 2 * u64::from(self.mtu);
+        let packets = 2 * u64::from(self.mtu);
+        let one_more = self.room.in_flight().saturating_add(lost + packets);
         window.max(one_more)
     }
 
@@ -143,7 +162,6 @@ impl Controller for Widened {
             inner: self.inner.clone_box(),
             room: self.room.clone(),
             first: self.first,
-            in_flight: self.in_flight,
             mtu: self.mtu,
         })
     }

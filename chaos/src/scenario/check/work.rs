@@ -3,6 +3,7 @@
 use holdfast_plan::traffic::{DATAGRAM_HEADER_LEN, HEADER_LEN};
 
 use super::{Checker, OPS_MAX, USUAL_BYTES, WORKLOADS_MAX};
+use crate::plan::PROBE;
 use crate::scenario::format::Workload;
 use crate::scenario::values::Size;
 
@@ -47,6 +48,10 @@ impl Checker<'_> {
     fn workload(&mut self, n: usize, workload: &Workload) {
         let key = |name: &str| format!("workload[{n}].{name}");
         self.title(&key("name"), &workload.name);
+        if workload.name.starts_with(PROBE) {
+            let message = format!("begins with {PROBE:?}, which is for the harness");
+            self.wrong(key("name"), message);
+        }
         self.node_exists(&key("from"), &workload.from);
         let known = self.node_exists(&key("to"), &workload.to);
         if known && workload.from == workload.to {

@@ -194,9 +194,12 @@ impl Conn {
     }
 
     /// A byte into a closed window, so that its owner says when it has opened.
-    pub(super) fn probe(&self, out: &mut VecDeque<Output>) {
+    pub(super) fn probe(&mut self, out: &mut VecDeque<Output>) {
         if let Some(byte) = self.unacked.first() {
             let byte = Bytes::copy_from_slice(&[*byte]);
+            // Its owner may take it, and acknowledge it.
+            self.nxt = self.nxt.max(self.unacked_at + 1);
+            self.sent_max = self.sent_max.max(self.unacked_at + 1);
             self.emit(self.unacked_at, false, false, byte, out);
         }
     }
