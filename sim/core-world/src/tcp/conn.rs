@@ -198,7 +198,6 @@ impl Conn {
         if let Some(byte) = self.unacked.first() {
             let byte = Bytes::copy_from_slice(&[*byte]);
             // Its owner may take it, and acknowledge it.
-            self.nxt = self.nxt.max(self.unacked_at + 1);
             self.sent_max = self.sent_max.max(self.unacked_at + 1);
             self.emit(self.unacked_at, false, false, byte, out);
         }
