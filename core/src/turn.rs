@@ -46,8 +46,9 @@ const AFTER_DELETE: Duration = Duration::from_millis(150);
 const RETRY_LAST: Duration = Duration::from_secs(15);
 /// A TCP connection that takes longer has failed. Requests have time limits of their own.
 const SETUP_MAX: Duration = Duration::from_secs(8);
-/// The server knows no allocation of ours (RFC 8656 section 19, 437).
-const ALLOCATION_MISMATCH: u16 = 437;
+/// The peer's address is the problem, not our allocation (RFC 8656 section 19): Forbidden, Peer
+/// Address Family Mismatch.
+const FORBIDDEN: [u16; 2] = [403, 443];
 /// Permissions for nobody that one allocation may get, to see that it is alive. They are
 /// refreshed with the others, so there are few; when all are used, a refresh has to tell.
 const VERIFICATIONS_MAX: u8 = 16;
@@ -549,7 +550,7 @@ impl Turn {
     /// Whether the server refused a permission for nobody as such (403, 443), and knows us.
     fn merely_forbids(&self, ip: IpAddr) -> bool {
         let for_nobody = (1..=VERIFICATIONS_MAX).any(|n| nobody(ip.is_ipv4(), n) == ip);
-        for_nobody && self.error.is_some_and(|code| code != ALLOCATION_MISMATCH)
+        for_nobody && self.error.is_some_and(|code| FORBIDDEN.contains(&code))
     }
 
     /// A channel was refused, expired or not refreshed: its number means nothing any more.
