@@ -8,7 +8,7 @@
 //! * `plan`: a scenario and a seed become a plan.
 //! * [`oracle`]: judges a journal. It knows the plan and nothing else.
 //! * [`run`]: plays a seed in a world and judges it; many seeds; the same seed twice.
-//! * [`shrink`]: the smallest schedule that still fails; [`search`]: new seeds until one does.
+//! * [`mod@shrink`]: the smallest schedule that still fails; [`mod@search`]: new seeds until one does.
 //! * [`coverage`]: which marks no run has reached; [`mutants`]: planted mistakes and who sees them.
 //!
 //! The format, the oracles and the exit codes are described in `docs/testing.md`.

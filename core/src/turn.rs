@@ -52,7 +52,9 @@ const FORBIDDEN: [u16; 2] = [403, 443];
 /// Permissions for nobody that one allocation may get, to see that it is alive. They are
 /// refreshed with the others, so there are few; when all are used, a refresh has to tell.
 const VERIFICATIONS_MAX: u8 = 16;
-/// Life of derived credentials. Renewed with every allocation.
+/// Shortest life of derived credentials. They change with the day and not with every allocation:
+/// coturn remembers which user an address spoke for, also one that it refused, and answers every
+/// other user from there with 437, unsigned, for a minute or for the life of the allocation.
 const CREDENTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Name part of derived user names.
 const CREDENTIAL_NAME: &str = "holdfast";
@@ -646,7 +648,10 @@ fn credentials(credentials: &TurnCredentials, unix: Duration) -> (String, String
     match credentials {
         TurnCredentials::Static { username, password } => (username.clone(), password.to_string()),
         TurnCredentials::Shared { secret } => {
-            let expiry = unix.saturating_add(CREDENTIAL_LIFETIME).as_secs();
+            let day = unix.as_secs() / CREDENTIAL_LIFETIME.as_secs();
+            let expiry = day
+                .saturating_add(2)
+                .saturating_mul(CREDENTIAL_LIFETIME.as_secs());
             let username = format!("{expiry}:{CREDENTIAL_NAME}");
             let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
             let password = BASE64.encode(hmac::sign(&key, username.as_bytes()));
@@ -667,10 +672,23 @@ mod tests {
             secret: Zeroizing::new("north".into()),
         };
         let (username, password) = credentials(&shared, Duration::from_secs(1_700_000_000));
-        assert_eq!(username, "1700086400:holdfast");
+        assert_eq!(username, "1700092800:holdfast");
         // openssl dgst -sha1 -hmac north -binary | base64
         assert_eq!(password, EXPECTED);
     }
 
-    const EXPECTED: &str = "mT+JVJzU62XS+mBgDgSnm0zfsBY=";
+    #[test]
+    fn derived_credentials_stay_the_same_through_a_day_and_live_for_one_at_least() {
+        let shared = TurnCredentials::Shared {
+            secret: Zeroizing::new("north".into()),
+        };
+        let at = |seconds| credentials(&shared, Duration::from_secs(seconds)).0;
+        assert_eq!(at(1_700_006_400), at(1_700_006_400 + 86_399));
+        assert_ne!(at(1_700_006_399), at(1_700_006_400));
+        assert_eq!(at(1_700_006_399), "1700092800:holdfast");
+        let longest = credentials(&shared, Duration::MAX).0;
+        assert!(longest.ends_with(":holdfast"), "{longest}");
+    }
+
+    const EXPECTED: &str = "wAAId9h8e6l4t3uuN7gVpXKjEJQ=";
 }

@@ -10,8 +10,7 @@ use holdfast_plan::WorldKind;
 
 /// The scenarios that the kernel world plays in every run of the tests: a path through two NATs,
 /// none, one through TCP only, and a peer that dies.
-pub const KERNEL_DEFAULT: [&str; 4] =
-    ["lossy-nat", "symmetric-both", "udp-blocked", "peer-restart"];
+pub const KERNEL_DEFAULT: [&str; 4] = ["lossy-nat", "relay-restart", "udp-blocked", "peer-restart"];
 /// Of a budget of seeds, so many in a hundred are new with every commit, and at least one.
 const FRESH_PER_HUNDRED: u64 = 5;
 /// Fresh seeds are above all fixed ones, and those of different commits far from each other.
