@@ -25,6 +25,7 @@ pub mod config;
 pub mod entropy;
 pub mod ice;
 pub mod identity;
+pub mod kv;
 pub mod link;
 pub mod mesh;
 pub mod mux;
@@ -34,8 +35,10 @@ pub mod rendezvous;
 pub mod signal;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+pub mod slots;
 pub mod status;
 pub mod stun;
+pub mod supervise;
 pub mod time;
 pub mod turn;
 pub mod types;

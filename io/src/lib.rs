@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod dump;
 pub mod http;
+pub mod kv;
 pub mod mesh;
 pub mod metrics;
 pub mod net;

@@ -10,6 +10,7 @@
 
 #[cfg(feature = "net")]
 pub mod broker;
+pub mod kv;
 #[cfg(feature = "net")]
 mod per_source;
 #[cfg(feature = "net")]

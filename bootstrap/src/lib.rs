@@ -1,0 +1,1 @@
+//! Who this machine is: its TEE, identity, derived secrets and files.

@@ -1,0 +1,1 @@
+//! What every implementation of a trait must do, checked against all of them.

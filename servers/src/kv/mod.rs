@@ -1,0 +1,2 @@
+//! The embedded key-value store: one node, durable, speaking the subset of Consul's HTTP API that
+//! Holdfast and Patroni use.

@@ -1,0 +1,1 @@
+//! One process per VM: children, the Consul agent, registration, readiness.

@@ -1,0 +1,1 @@
+//! A key-value store that fails as Consul does, in virtual time.
