@@ -57,5 +57,6 @@ pub use nat::{Filtering, Mapping, Nat, TCP_PORTS_MAX, Unsolicited};
 pub use netns::Door;
 pub use tools::preconditions;
 pub use topology::{
-    Builder, NAME_LENGTH_MAX, NODES_MAX, PREFIX_LENGTH_MAX, PUB, Place, ROUTERS_MAX, SERVERS,
+    Builder, NAME_LENGTH_MAX, NODES_MAX, PREFIX_LENGTH_MAX, PUB, PUBLISHED_MAX, Place, ROUTERS_MAX,
+    SERVERS,
 };

@@ -210,7 +210,7 @@ impl Lab {
         tools::run(
             "nft",
             &["-f", "-"],
-            &router.nat.rules(router.address()),
+            &router.nat.rules(router.address(), &router.published),
             Some(&handle),
         )?;
         let (new, stream) = (router.nat.udp_timeout_s, router.nat.udp_stream_timeout_s);

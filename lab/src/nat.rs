@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
 };
 
@@ -62,6 +62,15 @@ pub enum Unsolicited {
     Drop,
     /// An ICMP error is answered.
     Reject,
+}
+
+/// A TCP port of a node that the public network reaches at its router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Published {
+    /// The port on the router's public address.
+    pub(crate) port: u16,
+    /// The node's own endpoint.
+    pub(crate) to: SocketAddrV4,
 }
 
 /// A router's behaviour. The default is a plain Linux masquerade.
@@ -189,7 +198,7 @@ impl Nat {
     }
 
     /// The nftables script for a router with the public address `wan` on `wan0` and its
-    /// nodes on `l1`, `l2`, …
+    /// nodes on `l1`, `l2`, …, some of whose TCP ports are `published`.
     ///
     /// conntrack alone gives address- and port-dependent filtering and, as long as a port is
     /// free, endpoint-independent mapping. All else rests on two maps that a late
@@ -197,7 +206,7 @@ impl Nat {
     /// endpoint to public endpoint), which pins a mapping, and `inside` (public port to
     /// inside endpoint, also in two parts), which lets strangers in; and on two sets, `addresses` and
     /// `endpoints`, of those whom a public port has sent to.
-    pub(crate) fn rules(&self, wan: Ipv4Addr) -> String {
+    pub(crate) fn rules(&self, wan: Ipv4Addr, published: &[Published]) -> String {
         // Declaring the table lets the deletion succeed where there is none yet; the whole script
         // takes effect at once.
         let mut script = String::from("table ip lab\ndelete table ip lab\ntable ip lab {\n");
@@ -207,7 +216,7 @@ impl Nat {
         if self.is_strict() {
             script.push_str(&strangers(wan));
         }
-        script.push_str(&self.inbound_translation(wan));
+        script.push_str(&self.inbound_translation(wan, published));
         if self.hairpin && self.filtering != Filtering::Eif {
             script.push_str(&hairpin_pinholes(wan));
         }
@@ -241,8 +250,15 @@ impl Nat {
         })
     }
 
-    fn inbound_translation(&self, wan: Ipv4Addr) -> String {
+    fn inbound_translation(&self, wan: Ipv4Addr, published: &[Published]) -> String {
         let mut rules = String::new();
+        // From inside as well, as a gateway of the provider's is reached from everywhere.
+        for Published { port, to } in published {
+            rule(
+                &mut rules,
+                format_args!("ip daddr {wan} tcp dport {port} dnat to {to}"),
+            );
+        }
         let to_inside = "dnat ip to udp dport map @inside";
         // From outside, the permission is keyed by who sends. A hairpin packet still has its
         // private source here, but comes from the router's own public address.
@@ -351,7 +367,10 @@ impl Nat {
             };
             rule(
                 &mut forward,
-                format_args!("iifname \"l*\" meta l4proto tcp{condition} drop"),
+                // What answers from a published port goes to whatever port has asked.
+                format_args!(
+                    "iifname \"l*\" meta l4proto tcp ct direction original{condition} drop"
+                ),
             );
         }
         if self.isolate {

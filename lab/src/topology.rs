@@ -1,19 +1,22 @@
 //! What a lab is made of, checked before anything is made.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Direction, Error, Lab, LinkSpec, Nat};
+use crate::{Direction, Error, Lab, LinkSpec, Nat, nat::Published};
 
 /// How many nodes a lab may have: one third octet each, and enough for one machine.
 pub const NODES_MAX: usize = 64;
 
 /// How many routers a lab may have: one address from 203.0.113.101 each.
 pub const ROUTERS_MAX: usize = 64;
+
+/// How many ports a router may publish: more is a typing error.
+pub const PUBLISHED_MAX: usize = 64;
 
 /// How long a prefix may be, bytes.
 pub const PREFIX_LENGTH_MAX: usize = 8;
@@ -64,6 +67,9 @@ pub(crate) struct Router {
     /// From 1, the order of declaration.
     pub(crate) index: u8,
     pub(crate) nat: Nat,
+    /// Whatever the NAT is, also after [`Lab::set_nat`].
+    #[serde(default)]
+    pub(crate) published: Vec<Published>,
     pub(crate) uplink: Uplink,
 }
 
@@ -165,6 +171,7 @@ pub struct Builder {
     prefix: String,
     routers: Vec<(String, Nat)>,
     nodes: Vec<(String, Option<String>)>,
+    published: Vec<(String, u16, u16)>,
     links: Vec<(String, Emulated)>,
     mtus: Vec<(String, u16)>,
     wire: Option<PathBuf>,
@@ -180,6 +187,7 @@ impl Builder {
             prefix: prefix.to_owned(),
             routers: Vec::new(),
             nodes: Vec::new(),
+            published: Vec::new(),
             links: Vec::new(),
             mtus: Vec::new(),
             wire: None,
@@ -203,6 +211,15 @@ impl Builder {
             Place::Public => None,
         };
         self.nodes.push((name.to_owned(), router));
+        self
+    }
+
+    /// Publishes a TCP port of a node behind a router: whoever connects to `port` of the
+    /// [public address](Lab::public_address) arrives at the node's `to_port`, as through the TCP
+    /// gateway that a provider of virtual machines has. The node sees the client's address, and
+    /// that of the router where the client is behind it too.
+    pub fn publish(mut self, node: &str, port: u16, to_port: u16) -> Self {
+        self.published.push((node.to_owned(), port, to_port));
         self
     }
 
@@ -276,6 +293,7 @@ impl Builder {
                 name,
                 index,
                 nat,
+                published: Vec::new(),
                 uplink: Uplink::default(),
             });
         }
@@ -292,6 +310,9 @@ impl Builder {
                 uplink: Uplink::default(),
             });
         }
+        for (node, port, to_port) in self.published {
+            publish(&mut topology, &node, port, to_port)?;
+        }
         for (name, emulated) in self.links {
             uplink_mut(&mut topology, &name)?.emulated = Some(emulated);
             if topology.wire.is_none() {
@@ -307,6 +328,36 @@ impl Builder {
         }
         Ok(Lab::new(topology))
     }
+}
+
+fn publish(topology: &mut Topology, node: &str, port: u16, to_port: u16) -> Result<(), Error> {
+    let node = topology.node(node)?;
+    let to = SocketAddrV4::new(node.address(), to_port);
+    let refused = |found: String, expected: &str| {
+        Err(Error::Invalid {
+            what: "published port",
+            found,
+            expected: expected.to_owned(),
+        })
+    };
+    if port == 0 || to_port == 0 {
+        return refused("port 0".to_owned(), "1 to 65535");
+    }
+    let Some(index) = node.router else {
+        let found = format!("port {port} of {}", node.name);
+        return refused(
+            found,
+            "a node behind a router: a public one is reached anyway",
+        );
+    };
+    let router = topology.routers.iter_mut().find(|r| r.index == index);
+    let router = router.expect("a node's router is one of the lab's");
+    if router.published.iter().any(|other| other.port == port) {
+        let found = format!("port {port} of {} again", router.name);
+        return refused(found, "every port of a router once");
+    }
+    router.published.push(Published { port, to });
+    check_count("published ports", router.published.len(), PUBLISHED_MAX)
 }
 
 fn uplink_mut<'a>(topology: &'a mut Topology, name: &str) -> Result<&'a mut Uplink, Error> {

@@ -73,3 +73,20 @@ fn a_nat_has_sensible_timeouts_and_an_mtu_is_one_of_ipv4() {
     let small = Lab::builder("t").node("n1", Place::Public).mtu("n1", 67);
     assert!(refusal(small).contains("MTU"));
 }
+
+#[test]
+fn a_port_is_published_once_and_for_a_node_behind_a_router() {
+    let lab = || {
+        Lab::builder("t")
+            .router("r1", Nat::default())
+            .node("n1", Place::Behind("r1"))
+            .node("n2", Place::Behind("r1"))
+            .node("n3", Place::Public)
+    };
+    assert!(lab().publish("n1", 8500, 8500).build().is_ok());
+    let twice = lab().publish("n1", 8500, 8500).publish("n2", 8500, 80);
+    assert!(refusal(twice).contains("port 8500 of r1 again"));
+    assert!(refusal(lab().publish("n3", 80, 80)).contains("port 80 of n3"));
+    assert!(refusal(lab().publish("n1", 0, 80)).contains("port 0"));
+    assert!(refusal(lab().publish("n9", 80, 80)).contains("\"n9\""));
+}

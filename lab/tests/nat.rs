@@ -300,3 +300,47 @@ fn a_router_that_is_reconfigured_behaves_differently_at_once() {
         &Nat::full_cone()
     );
 }
+
+#[test]
+fn a_published_port_is_reached_from_everywhere_and_no_other_port_is() {
+    let Some(prefix) = prefix('t') else { return };
+    let lab = Lab::builder(&prefix)
+        // The strictest NAT: only what is published comes in, and answers still go out.
+        .router("r1", Nat::udp_blocked(&[443]))
+        .router("r2", Nat::symmetric())
+        .node("n1", Place::Behind("r1"))
+        .node("n2", Place::Behind("r1"))
+        .node("n3", Place::Behind("r2"))
+        .node("n4", Place::Public)
+        .publish("n1", 8500, 80)
+        .build()
+        .unwrap();
+    let mut lab = lab.up_guarded().unwrap();
+    let gateway = lab.public_address("n1").unwrap();
+    let listener = lab.run_in("n1", || TcpListener::bind("0.0.0.0:80"));
+    let listener = listener.unwrap().unwrap();
+    let connect = |lab: &Lab, from: &str, port| {
+        let address = SocketAddrV4::new(gateway, port).into();
+        // What is not published is dropped in silence, so this is how long the refusal takes.
+        let bound = Duration::from_secs(1);
+        lab.run_in(from, || TcpStream::connect_timeout(&address, bound))
+            .unwrap()
+    };
+    let is_served = |lab: &Lab, from: &str| {
+        let mut client = connect(lab, from, 8500).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        served.write_all(b"hello").unwrap();
+        drop(served);
+        let mut received = String::new();
+        client.read_to_string(&mut received).unwrap();
+        received == "hello"
+    };
+    for from in [PUB, "n3", "n4"] {
+        assert!(is_served(&lab, from), "{from}");
+        assert!(connect(&lab, from, 80).is_err(), "{from}");
+    }
+    lab.set_nat("r1", Nat::default()).unwrap();
+    for from in ["n1", "n2", "n3"] {
+        assert!(is_served(&lab, from), "{from}, after the NAT was changed");
+    }
+}
