@@ -84,6 +84,7 @@ impl<N: Net, C: Clock> Admin<N, C> {
             clashes: self.node.clashes(),
             connections: self.node.connections(),
             mesh: mesh.status(now),
+            sidecar: None,
         })
     }
 

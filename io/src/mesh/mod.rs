@@ -5,6 +5,7 @@
 
 mod admin;
 mod driver;
+mod hooks;
 mod node;
 mod pump;
 mod status;
@@ -25,6 +26,7 @@ use holdfast_core::entropy::Seed;
 use holdfast_core::mesh::{Input, Mesh};
 use holdfast_core::types::{LinkId, Vip};
 
+pub use hooks::{MeshHooks, Page};
 pub use status::{Clash, NodeStatus, Protocol};
 
 use self::admin::Admin;
@@ -141,7 +143,19 @@ impl<N, C, S> Context<N, C, S> {
 /// Run a node until `stop`, then say goodbye, let streams end within
 /// [`MeshOptions::drain`], and return.
 pub async fn run_mesh<N: Net, C: Clock, S: Spawn>(
+    options: MeshOptions,
+    net: N,
+    clock: C,
+    spawn: S,
+    stop: Stop,
+) -> Result<(), MeshError> {
+    run_mesh_within(options, MeshHooks::default(), net, clock, spawn, stop).await
+}
+
+/// As [`run_mesh`], inside a larger process that has a say while the node runs.
+pub async fn run_mesh_within<N: Net, C: Clock, S: Spawn>(
     mut options: MeshOptions,
+    hooks: MeshHooks,
     net: N,
     clock: C,
     spawn: S,
@@ -158,7 +172,7 @@ pub async fn run_mesh<N: Net, C: Clock, S: Spawn>(
     let socket = net.bind_batch(options.listen).await.map_err(bind)?;
     let udp_addr = socket.local_addr().map_err(bind)?;
     options.config.udp_port = udp_addr.port();
-    let running = Running::start(options, (net, clock, spawn), socket, udp_addr).await?;
+    let running = Running::start(options, hooks, (net, clock, spawn), socket, udp_addr).await?;
     tracing::info!(%udp_addr, "the node is running");
     running.run(stop).await
 }
@@ -171,11 +185,14 @@ struct Running<N: Net, C: Clock, S: Spawn> {
     listeners: Vec<Task>,
     /// Go on until the end.
     _services: Vec<Task>,
+    /// Until when the larger process has the admin page.
+    _shown: Option<hooks::Shown>,
 }
 
 impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
     async fn start(
         options: MeshOptions,
+        hooks: MeshHooks,
         (net, clock, spawn): (N, C, S),
         socket: N::Batch,
         udp_addr: SocketAddr,
@@ -202,13 +219,13 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
             deliver,
         ));
         let driver = Driver::new(cx.clone(), signaling.clone(), socket, mtu_max);
-        let admin = Admin {
+        let admin = Rc::new(Admin {
             node,
             udp: driver.udp.clone(),
             signaling: signaling.clone(),
             version: options.version,
             udp_addr,
-        };
+        });
         let mut services = vec![spawn_address_watch(&cx, udp_addr.ip(), signaling.clone())];
         services.extend(
             options
@@ -216,14 +233,19 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
                 .map(|late| spawn_late_servers(&cx, late)),
         );
         if let Some(addr) = options.admin {
-            services.push(spawn_admin(&cx, addr, admin).await?);
+            services.push(spawn_admin(&cx, addr, admin.clone()).await?);
         }
+        if let Some(inputs) = hooks.inputs {
+            services.push(hooks::spawn_inputs(&cx, inputs));
+        }
+        let shown = hooks.page.map(|page| hooks::Shown::new(page, admin));
         services.extend(options.dumps.map(|dumps| spawn_dumps(&cx, dumps)));
         Ok(Running {
             listeners: open_forwards(&cx, &driver, &options.forward),
             driver,
             drain: options.drain,
             _services: services,
+            _shown: shown,
         })
     }
 
@@ -354,12 +376,11 @@ fn usable_addresses<N: Net>(net: &N, bound: IpAddr) -> io::Result<Vec<IpAddr>> {
 async fn spawn_admin<N: Net, C: Clock, S: Spawn>(
     cx: &Context<N, C, S>,
     addr: SocketAddr,
-    admin: Admin<N, C>,
+    admin: Rc<Admin<N, C>>,
 ) -> Result<Task, MeshError> {
     let listening = cx.net.listen(addr).await;
     let listener = listening.map_err(|source| MeshError::Admin { addr, source })?;
     let (clock, spawn) = (cx.clock.clone(), cx.spawn.clone());
-    let admin = Rc::new(admin);
     Ok(cx.spawn.spawn("admin page", async move {
         let (_never, stop) = Stop::new();
         let limits = ServerLimits {

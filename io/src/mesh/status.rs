@@ -23,6 +23,9 @@ pub struct NodeStatus {
     /// The machine's own status.
     #[serde(flatten)]
     pub mesh: Status,
+    /// What the sidecar says of itself, when the node runs inside one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<serde_json::Value>,
 }
 
 /// An address that should be forwarded and cannot be bound. Tried again each second.
