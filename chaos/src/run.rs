@@ -1,15 +1,14 @@
 //! Plays seeds in a world and judges what came of them.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use holdfast_core::simulation::{Mutant, plant};
 use holdfast_interposer::{ALLOWED_BY_DEFAULT, Interposer};
 use holdfast_plan::{Journal, Plan, PlayError, TraceMode, WorldKind};
 
+mod order;
 mod panics;
 
 use crate::oracle::verdict;
@@ -31,9 +30,11 @@ pub struct Run {
     pub seed: u64,
     /// Where.
     pub world: WorldKind,
+    /// With this mistake.
+    pub mutant: Option<Mutant>,
     /// What came of it.
     pub verdict: Verdict,
-    /// What was played.
+    /// What was played; nothing when not even a plan came of the seed.
     pub plan: Plan,
     /// What was seen; empty after a crash.
     pub journal: Journal,
@@ -43,7 +44,42 @@ pub struct Run {
     pub wall: Duration,
 }
 
-/// Plays one seed.
+impl Run {
+    /// The line that plays it again, with its mistake.
+    #[must_use]
+    pub fn replay_line(&self, scenario: &Scenario, commit: &str) -> String {
+        let line = replay_line(scenario, self.world, self.seed, commit);
+        match self.mutant {
+            Some(mutant) => format!("{line} --mutant {mutant}"),
+            None => line,
+        }
+    }
+
+    fn crashed(scenario: &Scenario, world: WorldKind, seed: u64, violation: Violation) -> Run {
+        let plan = Plan {
+            name: scenario.name().to_owned(),
+            seed,
+            topology: scenario.topology().clone(),
+            steps: Vec::new(),
+            healed_at: Duration::ZERO,
+            ends_at: scenario.duration(),
+            ends_when_settled: false,
+            wanted: Vec::new(),
+        };
+        Run {
+            seed,
+            world,
+            mutant: None,
+            verdict: only(violation),
+            plan,
+            journal: Journal::default(),
+            simulated: Duration::ZERO,
+            wall: Duration::ZERO,
+        }
+    }
+}
+
+/// Plays one seed. A panic, of whatever part of it, is the run's verdict.
 #[must_use]
 pub fn run_seed(
     scenario: &Scenario,
@@ -52,25 +88,48 @@ pub fn run_seed(
     mode: TraceMode,
     mutant: Option<Mutant>,
 ) -> Run {
-    let plan = scenario.plan(seed, world);
-    let began = clock();
-    let played = play(&plan, world, mode, mutant);
-    let wall = clock().saturating_duration_since(began);
-    let (journal, verdict) = match played {
-        Ok(journal) => {
-            let verdict = verdict(scenario, &plan, &journal);
-            (journal, verdict)
+    let whole = || {
+        let plan = scenario.plan(seed, world);
+        let began = clock();
+        let played = play(&plan, world, mode, mutant);
+        let wall = clock().saturating_duration_since(began);
+        let (journal, verdict) = match played {
+            Ok(journal) => {
+                let verdict = verdict(scenario, &plan, &journal);
+                (journal, verdict)
+            }
+            Err(violation) => (Journal::default(), only(violation)),
+        };
+        Run {
+            seed,
+            world,
+            mutant,
+            verdict,
+            simulated: journal.ended_at,
+            plan,
+            journal,
+            wall,
         }
-        Err(violation) => (Journal::default(), only(violation)),
     };
-    Run {
-        seed,
-        world,
-        verdict,
-        simulated: journal.ended_at,
-        plan,
-        journal,
-        wall,
+    caught(whole).unwrap_or_else(|violation| Run {
+        mutant,
+        ..Run::crashed(scenario, world, seed, violation)
+    })
+}
+
+/// What came of something that may panic, on this thread.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Violation> {
+    panics::watch();
+    panics::take();
+    let done = catch_unwind(AssertUnwindSafe(work));
+    // A world may have caught the panic of a task itself: it is one all the same.
+    match (panics::take(), done) {
+        (None, Ok(done)) => Ok(done),
+        (Some(panic), _) => Err(failure(FailureClass::Crash, "crash", panic)),
+        (None, Err(_)) => {
+            let detail = "a panic that was not told".to_owned();
+            Err(failure(FailureClass::Crash, "crash", detail))
+        }
     }
 }
 
@@ -99,25 +158,15 @@ fn play(
 ) -> Result<Journal, Violation> {
     // The one reading of the clock that virtual time starts from must not fall into a run.
     let _ = holdfast_core_world::origin();
-    panics::watch();
     let body = || {
         plant(mutant);
-        panics::take();
-        let played = catch_unwind(AssertUnwindSafe(|| match world {
+        let played = caught(|| match world {
             WorldKind::Core => holdfast_core_world::play(plan, mode),
             WorldKind::Turmoil => holdfast_turmoil_world::play(plan, mode),
             WorldKind::Kernel => holdfast_kernel_world::play(plan, mode),
-        }));
+        });
         plant(None);
-        // A world may have caught the panic of a task itself: it is one all the same.
-        match (panics::take(), played) {
-            (Some(panic), _) => Err(failure(FailureClass::Crash, "crash", panic)),
-            (None, Ok(played)) => played.map_err(|error| not_played(&error)),
-            (None, Err(_)) => {
-                let detail = "a panic that was not told".to_owned();
-                Err(failure(FailureClass::Crash, "crash", detail))
-            }
-        }
+        played?.map_err(|error| not_played(&error))
     };
     match world {
         WorldKind::Kernel => body(),
@@ -167,41 +216,8 @@ pub fn run_many(
         WorldKind::Kernel => 1,
         _ => threads.clamp(1, THREADS_MAX),
     };
-    let queue = Mutex::new(seeds.into_iter().enumerate());
-    // Runs that wait for an earlier one are bounded by the channel.
-    let (done, ready) = mpsc::sync_channel(threads);
-    #[expect(clippy::disallowed_methods, reason = "each run is a thread's own")]
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (queue, done) = (&queue, done.clone());
-            scope.spawn(move || {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some((n, seed)) = next else { return };
-                    let run = run_seed(scenario, world, seed, TraceMode::Off, mutant);
-                    if done.send((n, run)).is_err() {
-                        return; // Enough was seen.
-                    }
-                }
-            });
-        }
-        drop(done);
-        in_order(ready, &mut on_done);
-    });
-}
-
-/// Gives runs away in the order of their numbers, until told to stop.
-fn in_order(ready: mpsc::Receiver<(usize, Run)>, on_done: &mut dyn FnMut(Run) -> ControlFlow<()>) {
-    let (mut next, mut waiting) = (0, BTreeMap::new());
-    for (n, run) in ready {
-        waiting.insert(n, run);
-        while let Some(run) = waiting.remove(&next) {
-            next += 1;
-            if on_done(run).is_break() {
-                return; // The receiver goes with it, and the threads end.
-            }
-        }
-    }
+    let play = |seed| run_seed(scenario, world, seed, TraceMode::Off, mutant);
+    order::in_order(seeds.into_iter(), threads, &play, &mut on_done);
 }
 
 /// The line that plays a seed again.
@@ -269,6 +285,34 @@ fn difference(first: &[String], second: &[String]) -> Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_of_any_part_of_a_run_is_what_came_of_it() {
+        let violation = caught(|| -> u8 { panic!("an oracle divides by zero") });
+        let violation = violation.expect_err("it panicked");
+        assert_eq!(violation.class, FailureClass::Crash);
+        assert!(
+            violation
+                .detail
+                .starts_with("an oracle divides by zero at ")
+        );
+        assert_eq!(caught(|| 7), Ok(7));
+    }
+
+    #[test]
+    fn the_line_that_plays_a_run_again_names_its_mistake() {
+        let text = "name = \"two\"\ndescription = \"Two.\"\nworlds = [\"core\"]\n\
+                    duration = \"60s\"\nnode = [{ name = \"a\" }, { name = \"b\" }]\n";
+        let scenario = Scenario::parse("", text).expect("a scenario");
+        let crash = failure(FailureClass::Crash, "crash", "by hand".to_owned());
+        let mut run = Run::crashed(&scenario, WorldKind::Core, 7, crash);
+        let plain = run.replay_line(&scenario, "abc");
+        assert!(plain.starts_with("holdfast-chaos replay two --world core --seed 7 "));
+        assert!(plain.ends_with(" --commit abc"));
+        run.mutant = Some(Mutant::EarlyFinish);
+        let line = run.replay_line(&scenario, "abc");
+        assert_eq!(line, format!("{plain} --mutant early-finish"));
+    }
 
     #[test]
     fn the_first_line_that_differs_is_found() {

@@ -210,6 +210,35 @@ fn faults_that_would_undo_each_other() {
 }
 
 #[test]
+fn two_nats_that_get_one_address_for_good() {
+    insta::assert_snapshot!(problems(&[(
+        "[swarm]",
+        "[[nat]]\nname = \"home-b\"\nkind = \"home\"\n\n\
+         [[fault]]\nat = \"9s\"\nkind = \"renumber\"\nnat = \"home-a\"\naddress = \"203.0.113.99\"\n\n\
+         [[fault]]\nat = \"11s\"\nkind = \"renumber\"\nnat = \"home-b\"\naddress = \"203.0.113.99\"\n\n[swarm]",
+    )]));
+}
+
+#[test]
+fn a_scenario_that_expects_nothing() {
+    insta::assert_snapshot!(problems(&[
+        ("start = [\"0s\", \"2s\"]", "start = \"never\""),
+        (
+            "name = \"bulk\"\nwithin = \"30s\"",
+            "name = \"bulk\"\noutcome = \"any\""
+        ),
+    ]));
+}
+
+#[test]
+fn a_file_without_an_end_is_refused_after_what_a_scenario_may_have() {
+    let error = Scenario::load("/dev/zero".as_ref())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("longer than a scenario may be"), "{error}");
+}
+
+#[test]
 fn two_things_of_one_name_and_another_name_than_the_file() {
     insta::assert_snapshot!(problems(&[
         ("name = \"good\"", "name = \"better\""),

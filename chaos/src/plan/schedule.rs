@@ -106,7 +106,8 @@ pub(crate) fn holds(fault: &Fault, topology: &Topology) -> Vec<Hold> {
         | FaultKind::Attack
         | FaultKind::Strangers => None,
     };
-    let taken = fault.lasts.and(fault.address).map(Hold::Taken);
+    // For good, without a time: nothing gives the address back.
+    let taken = fault.address.map(Hold::Taken);
     hold.into_iter().chain(taken).collect()
 }
 

@@ -11,6 +11,7 @@ mod resolve;
 mod shape;
 pub mod values;
 
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -69,7 +70,7 @@ impl Scenario {
     pub fn parse(file_name: &str, text: &str) -> Result<Scenario, Problems> {
         let nothing = DeTable::new();
         if text.len() > FILE_LEN_MAX {
-            let message = format!("{} bytes, expected at most {FILE_LEN_MAX}", text.len());
+            let message = format!("longer than a scenario may be, {FILE_LEN_MAX} bytes");
             let findings = vec![Finding::new("", message)];
             return Err(problem::place(file_name, text, &nothing, findings));
         }
@@ -107,10 +108,9 @@ impl Scenario {
     ///
     /// # Errors
     /// When it cannot be read, or everything that is wrong with it.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads a file")]
     pub fn load(path: &Path) -> Result<Scenario, LoadError> {
         let file = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        match read(path) {
             Ok(text) => Ok(Scenario::parse(&file, &text)?),
             Err(source) => Err(LoadError::File { file, source }),
         }
@@ -199,6 +199,20 @@ impl Scenario {
         let given = self.file.expect.converge_within;
         given.map_or(CONVERGE_WITHIN_DEFAULT, |time| time.0)
     }
+}
+
+/// A file's text, or one byte more of it than a scenario may have.
+#[expect(clippy::disallowed_types, reason = "the one place that reads a file")]
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(FILE_LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > FILE_LEN_MAX {
+        // Cut anywhere, it may be no text, and is refused for its length all the same.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| error.utf8_error());
+    text.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
 }
 
 /// FNV-1a: for telling files apart, not against malice.

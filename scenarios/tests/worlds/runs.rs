@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_chaos::coverage::Coverage;
-use holdfast_chaos::{Run, Scenario, replay_line, run_many};
+use holdfast_chaos::{Run, Scenario, run_many};
 use holdfast_plan::WorldKind;
 use libtest_mimic::{Failed, Trial};
 
@@ -94,7 +94,7 @@ fn note(scenario: &Scenario, run: &Run) {
 fn tell(scenario: &Scenario, failures: &[Run]) -> String {
     let mut text = format!("{} seeds failed:", failures.len());
     for run in failures.iter().take(TOLD_MAX) {
-        let line = replay_line(scenario, run.world, run.seed, &library::commit_name());
+        let line = run.replay_line(scenario, &library::commit_name());
         let _ = write!(text, "\n\n{line}");
         if let Some(first) = run.verdict.first() {
             let at = first.at.as_secs_f64();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_plan::{NodeIndex, PathClass};
+use holdfast_plan::{NodeIndex, PathClass, Step};
 
 use super::Checker;
 use crate::plan::wanted;
@@ -134,6 +134,7 @@ impl Checker<'_> {
     pub(super) fn contradictions(&mut self) {
         // With ranges at their beginnings: only what is never undone counts, and in what order.
         let plan = self.scenario.earliest();
+        self.expects_something(&plan);
         let possible = wanted::possible(self.topology, &plan);
         for (n, link) in self.file.expect.link.iter().enumerate() {
             let Some(wanted) = link.class.wanted() else {
@@ -157,6 +158,21 @@ impl Checker<'_> {
                 };
                 self.wrong(format!("expect.link[{n}].class"), message);
             }
+        }
+    }
+}
+
+impl Checker<'_> {
+    /// A run that holds whatever happens says nothing.
+    fn expects_something(&mut self, plan: &[Step]) {
+        let expect = &self.file.expect;
+        let demands = |w: &ExpectWorkload| w.outcome != Outcome::Any;
+        let workloads = expect.workload.iter().any(demands);
+        let links = !wanted::wanted(self.topology, expect, plan).is_empty();
+        if !workloads && !links && expect.flaps_max.is_none() {
+            let message = "nothing is expected: no link can be up at the end, no workload has to \
+                           end in some way";
+            self.wrong("expect", message);
         }
     }
 }
