@@ -1,0 +1,289 @@
+//! The secrets of a deployment: each derived from the TEE's key by its label, in the format that
+//! its consumer takes, unless the environment gives it.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::hkdf;
+use zeroize::Zeroizing;
+
+use crate::hex;
+
+/// The path of the TEE's key that all secrets are derived from.
+pub const KEY_PATH: &str = "holdfast/1/secrets";
+/// Its purpose.
+pub const KEY_PURPOSE: &str = "holdfast-secrets";
+/// How variables begin that give a secret.
+pub const ENV_PREFIX: &str = "HOLDFAST_SECRET_";
+
+/// Separates these secrets from everything else that is ever derived from the same key.
+const SALT: &[u8] = b"holdfast/1 secrets";
+/// Letters and digits of a password.
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+/// Characters of a password: 190 bits.
+const PASSWORD_LEN: usize = 32;
+
+/// How a secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// 64 hexadecimal digits.
+    Hex,
+    /// Base64 of 32 bytes.
+    Base64,
+    /// 32 letters and digits.
+    Password,
+}
+
+impl Format {
+    /// In words.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Format::Hex => "64 hexadecimal digits",
+            Format::Base64 => "base64 of 32 bytes (44 characters)",
+            Format::Password => "32 letters and digits",
+        }
+    }
+
+    fn fits(self, text: &str) -> bool {
+        match self {
+            Format::Hex => text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()),
+            Format::Base64 => {
+                let bytes = BASE64.decode(text).map(Zeroizing::new);
+                bytes.is_ok_and(|bytes| bytes.len() == 32)
+            }
+            Format::Password => {
+                text.len() == PASSWORD_LEN && text.bytes().all(|b| b.is_ascii_alphanumeric())
+            }
+        }
+    }
+}
+
+/// One of the secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The name of its file, which is its label too.
+    pub file: &'static str,
+    /// The variable that gives it.
+    pub variable: &'static str,
+    /// How it is written.
+    pub format: Format,
+}
+
+/// All of them, in the order in which they are written.
+pub const KINDS: [Kind; 7] = [
+    Kind {
+        file: "cluster.secret",
+        variable: "HOLDFAST_SECRET_CLUSTER_SECRET",
+        format: Format::Hex,
+    },
+    Kind {
+        file: "turn.secret",
+        variable: "HOLDFAST_SECRET_TURN_SECRET",
+        format: Format::Hex,
+    },
+    Kind {
+        file: "gossip.key",
+        variable: "HOLDFAST_SECRET_GOSSIP_KEY",
+        format: Format::Base64,
+    },
+    Kind {
+        file: "postgres-superuser.password",
+        variable: "HOLDFAST_SECRET_POSTGRES_SUPERUSER_PASSWORD",
+        format: Format::Password,
+    },
+    Kind {
+        file: "postgres-replication.password",
+        variable: "HOLDFAST_SECRET_POSTGRES_REPLICATION_PASSWORD",
+        format: Format::Password,
+    },
+    Kind {
+        file: "postgres-rewind.password",
+        variable: "HOLDFAST_SECRET_POSTGRES_REWIND_PASSWORD",
+        format: Format::Password,
+    },
+    Kind {
+        file: "patroni-rest.password",
+        variable: "HOLDFAST_SECRET_PATRONI_REST_PASSWORD",
+        format: Format::Password,
+    },
+];
+
+/// A variable that gives no secret. The value is in no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// The wrong format.
+    #[error(
+        "{variable} has {found} characters in a format that is not expected (its value is not shown): expected {expected}"
+    )]
+    Format {
+        /// Which.
+        variable: &'static str,
+        /// How many characters it has.
+        found: usize,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// It is no text.
+    #[error("{variable} is not valid UTF-8 (its value is not shown): expected {expected}")]
+    NotText {
+        /// Which.
+        variable: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// No secret of this name.
+    #[error("{variable} names no secret: expected one of {expected}")]
+    Unknown {
+        /// The variable, shortened.
+        variable: String,
+        /// All that there are.
+        expected: String,
+    },
+}
+
+/// Secrets that the environment gives.
+#[derive(Clone, Default)]
+pub struct Overrides(Vec<(&'static str, Zeroizing<String>)>);
+
+impl Overrides {
+    /// Pick the secrets out of an environment (`std::env::vars_os`); other variables are
+    /// ignored, an empty one is unset.
+    pub fn from_env(
+        variables: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    ) -> Result<Overrides, SecretError> {
+        let mut overrides = Overrides::default();
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+                continue;
+            };
+            let Some(kind) = KINDS.iter().find(|kind| kind.variable == name) else {
+                return Err(unknown(name));
+            };
+            let value = value.into_string().map(Zeroizing::new);
+            let value = value.map_err(|_| SecretError::NotText {
+                variable: kind.variable,
+                expected: kind.format.describe(),
+            })?;
+            overrides.set(*kind, value)?;
+        }
+        Ok(overrides)
+    }
+
+    fn set(&mut self, kind: Kind, value: Zeroizing<String>) -> Result<(), SecretError> {
+        if value.is_empty() {
+            return Ok(());
+        }
+        if !kind.format.fits(&value) {
+            return Err(SecretError::Format {
+                variable: kind.variable,
+                found: value.chars().count(),
+                expected: kind.format.describe(),
+            });
+        }
+        self.0.push((kind.file, value));
+        Ok(())
+    }
+
+    fn get(&self, kind: Kind) -> Option<&Zeroizing<String>> {
+        let mut all = self.0.iter();
+        all.find_map(|(file, value)| (*file == kind.file).then_some(value))
+    }
+}
+
+fn unknown(variable: &str) -> SecretError {
+    let names: Vec<_> = KINDS.iter().map(|kind| kind.variable).collect();
+    SecretError::Unknown {
+        variable: variable.chars().take(80).collect(),
+        expected: names.join(", "),
+    }
+}
+
+impl fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = self.0.iter().map(|(file, _)| file);
+        f.debug_set().entries(files).finish()
+    }
+}
+
+/// All secrets of one deployment, as they are written.
+pub struct Secrets(Vec<(Kind, Zeroizing<String>)>);
+
+impl Secrets {
+    /// Derive what is not given. Clusters of different names have different secrets, even
+    /// where they have the same key.
+    #[must_use]
+    pub fn derive(key: &[u8; 32], cluster: &str, overrides: &Overrides) -> Secrets {
+        let one = |kind: &Kind| match overrides.get(*kind) {
+            Some(given) => (*kind, given.clone()),
+            None => (*kind, derive_one(key, cluster, *kind)),
+        };
+        Secrets(KINDS.iter().map(one).collect())
+    }
+
+    /// Each with its file's content.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, &str)> {
+        self.0.iter().map(|(kind, text)| (*kind, text.as_str()))
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(..)")
+    }
+}
+
+fn derive_one(key: &[u8; 32], cluster: &str, kind: Kind) -> Zeroizing<String> {
+    match kind.format {
+        Format::Hex => hex::encode(derive_block(key, cluster, kind, 0).as_ref()),
+        Format::Base64 => {
+            let block = derive_block(key, cluster, kind, 0);
+            Zeroizing::new(BASE64.encode(block.as_ref()))
+        }
+        Format::Password => derive_password(key, cluster, kind),
+    }
+}
+
+/// Bytes below the largest multiple of 62 choose a character each, the others are skipped, so
+/// that all characters are equally likely.
+fn derive_password(key: &[u8; 32], cluster: &str, kind: Kind) -> Zeroizing<String> {
+    let bound = 256 / ALPHABET.len() * ALPHABET.len();
+    let mut password = Zeroizing::new(String::with_capacity(PASSWORD_LEN));
+    for counter in 0..=u8::MAX {
+        let block = derive_block(key, cluster, kind, counter);
+        let usable = block.iter().map(|byte| usize::from(*byte));
+        for byte in usable.filter(|byte| *byte < bound) {
+            if password.len() < PASSWORD_LEN {
+                password.push(char::from(ALPHABET[byte % ALPHABET.len()]));
+            }
+        }
+        if password.len() == PASSWORD_LEN {
+            break;
+        }
+    }
+    assert_eq!(
+        password.len(),
+        PASSWORD_LEN,
+        "8192 bytes have 32 usable ones"
+    );
+    password
+}
+
+/// HKDF-SHA-256 (RFC 5869) of the key; info: label, 0, cluster's name, 0, counter. Neither
+/// label nor name has a 0.
+fn derive_block(key: &[u8; 32], cluster: &str, kind: Kind, counter: u8) -> Zeroizing<[u8; 32]> {
+    let mut block = Zeroizing::new([0; 32]);
+    let info = [
+        kind.file.as_bytes(),
+        &[0],
+        cluster.as_bytes(),
+        &[0, counter],
+    ];
+    hkdf::Salt::new(hkdf::HKDF_SHA256, SALT)
+        .extract(key)
+        .expand(&info, hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(block.as_mut()))
+        .expect("one hash block is always available");
+    block
+}

@@ -1,0 +1,1 @@
+//! A simulator of dstack's guest agent.
