@@ -6,18 +6,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::HOST;
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 
-use super::adapt::Adapted;
+use super::connection::{Connection, ExchangeError, Outgoing};
 use crate::clock::{Clock, Elapsed, timeout};
-use crate::net::{Net, Stream};
-use crate::spawn::{Spawn, Task};
+use crate::net::Net;
+use crate::spawn::Spawn;
 
 /// Longest time to establish a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest accepted URL of a server.
 const URL_LEN_MAX: usize = 512;
 
@@ -46,7 +43,7 @@ impl Endpoint {
         self.port
     }
 
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
@@ -113,6 +110,14 @@ pub enum ClientError {
         /// Why, of the last address.
         source: io::Error,
     },
+    /// The server cannot prove to be the one that was meant.
+    #[error("no secure connection to {endpoint}: {source}")]
+    Tls {
+        /// The server.
+        endpoint: Endpoint,
+        /// Why.
+        source: io::Error,
+    },
     /// The connection broke, or the server does not speak HTTP.
     #[error("{0}")]
     Http(#[from] hyper::Error),
@@ -136,12 +141,7 @@ pub struct Client<N, C, S> {
     clock: C,
     spawn: S,
     endpoint: Endpoint,
-    open: Option<Open>,
-}
-
-struct Open {
-    sender: SendRequest<Full<Bytes>>,
-    _task: Task,
+    open: Option<Connection>,
 }
 
 impl<N: Net, C: Clock, S: Spawn> Client<N, C, S> {
@@ -183,94 +183,38 @@ impl<N: Net, C: Clock, S: Spawn> Client<N, C, S> {
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         // Taken out while in use: a request that is dropped half way leaves no connection.
-        let kept = self.open.take().filter(|open| !open.sender.is_closed());
+        let kept = self.open.take().filter(Connection::is_open);
         let clock = self.clock.clone();
+        let request = Outgoing {
+            method,
+            path_and_query: path_and_query.to_owned(),
+            headers: HeaderMap::new(),
+            body,
+        };
         let exchange = async {
             if let Some(open) = kept {
-                match self
-                    .exchange(open, &method, path_and_query, &body, answer_len_max)
-                    .await
-                {
+                match self.exchange(open, request.clone(), answer_len_max).await {
                     Err(ClientError::Http(error)) if never_processed(&error) => {}
                     other => return other,
                 }
             }
-            let open = self.connect().await?;
-            self.exchange(open, &method, path_and_query, &body, answer_len_max)
-                .await
+            let world = (&self.net, &self.clock, &self.spawn);
+            let open = Connection::open(world, &self.endpoint, None).await?;
+            self.exchange(open, request, answer_len_max).await
         };
         timeout(&clock, limit, exchange).await?
     }
 
     async fn exchange(
         &mut self,
-        mut open: Open,
-        method: &Method,
-        path_and_query: &str,
-        body: &Bytes,
+        open: Connection,
+        request: Outgoing,
         answer_len_max: usize,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        open.sender.ready().await?;
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(path_and_query)
-            .header(HOST, self.endpoint.authority())
-            .body(Full::new(body.clone()))
-            .map_err(|error| ClientError::Body(error.to_string()))?;
-        let response = open.sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), answer_len_max)
-            .collect()
-            .await;
-        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => ClientError::TooLarge {
-                limit: answer_len_max,
-            },
-            false => ClientError::Body(error.to_string()),
-        })?;
+        let exchanged = open.exchange(request, answer_len_max).await;
+        let (answer, open) = exchanged.map_err(ExchangeError::into_cause)?;
         self.open = Some(open);
-        Ok((status, body.to_bytes()))
-    }
-
-    async fn connect(&self) -> Result<Open, ClientError> {
-        let (host, port) = (self.endpoint.host(), self.endpoint.port());
-        let resolve = |source| ClientError::Resolve {
-            host: host.to_owned(),
-            source,
-        };
-        let resolving = timeout(&self.clock, CONNECT_LIMIT, self.net.resolve(host, port));
-        let addrs = resolving.await?.map_err(resolve)?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for addr in addrs {
-            let connecting = timeout(&self.clock, CONNECT_LIMIT, self.net.connect(None, addr));
-            match connecting.await.map_err(io::Error::from).flatten() {
-                Ok(stream) => return self.handshake(stream).await,
-                Err(error) => last = error,
-            }
-        }
-        Err(ClientError::Connect {
-            endpoint: self.endpoint.clone(),
-            source: last,
-        })
-    }
-
-    async fn handshake(&self, stream: N::Stream) -> Result<Open, ClientError> {
-        // Without them a request is only slower, and a server that vanished is noticed later.
-        let _ = stream.set_nodelay(true);
-        let _ = stream.give_up_on_silence();
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(64 << 10)
-            .handshake(Adapted(stream))
-            .await?;
-        let task = self.spawn.spawn("http client connection", async move {
-            if let Err(error) = connection.await {
-                tracing::trace!(%error, "an HTTP client connection ended");
-            }
-        });
-        Ok(Open {
-            sender,
-            _task: task,
-        })
+        Ok((answer.status, answer.body))
     }
 }
 

@@ -3,6 +3,8 @@
 //! The semantics are in `holdfast_core::kv`. Every implementation passes the contract suite
 //! (`contract/`).
 
+pub mod consul;
+
 use std::future::Future;
 use std::pin::Pin;
 
