@@ -1,2 +1,6 @@
 //! The embedded key-value store: one node, durable, speaking the subset of Consul's HTTP API that
 //! Holdfast and Patroni use.
+//!
+//! [`store`] is the machine: Consul's semantics without io, so that simulators run it too.
+
+pub mod store;
