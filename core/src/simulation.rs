@@ -64,6 +64,12 @@ pub enum Mutant {
     /// Two ends in different epochs both go on to another one, rather than to the higher. Seen
     /// by: links that do not come up again after a long cut.
     EpochRace,
+    /// Another instance's slot counts as free after half of its lease, and clocks are trusted.
+    /// Seen by: two live owners of one slot, when an owner is cut off from the KV.
+    StealEarly,
+    /// An owner that cannot renew goes on. Seen by: two live owners of one slot, when an owner is
+    /// cut off from the KV for longer than its lease.
+    OutliveLease,
 }
 
 impl Mutant {
@@ -85,6 +91,8 @@ impl Mutant {
         Mutant::IgnoreAddressChange,
         Mutant::OneWayBlind,
         Mutant::EpochRace,
+        Mutant::StealEarly,
+        Mutant::OutliveLease,
     ];
 
     /// Its name, in kebab case.
@@ -106,6 +114,8 @@ impl Mutant {
             Mutant::IgnoreAddressChange => "ignore-address-change",
             Mutant::OneWayBlind => "one-way-blind",
             Mutant::EpochRace => "epoch-race",
+            Mutant::StealEarly => "steal-early",
+            Mutant::OutliveLease => "outlive-lease",
         }
     }
 }
@@ -188,6 +198,14 @@ pub const MARKS: &[&str] = &[
     // Strangers, and what is left of earlier sessions.
     "stranger/stun",
     "stranger/packet",
+    // The claim of a slot.
+    "slots/claimed",
+    "slots/rejoined",
+    "slots/taken-over",
+    "slots/renewed",
+    "slots/race-lost",
+    "slots/indeterminate",
+    "slots/lease-over",
 ];
 
 /// What somebody could post who reads along at a broker and has no key of the cluster's: a

@@ -1,8 +1,17 @@
 //! The claim of a stable ordinal: one entry of the KV per slot, owned with a lease.
 //!
-//! States, invariants and the entry's format: `docs/membership.md`.
+//! States, invariants and the entry's format: `docs/membership.md`. The decisions are in
+//! [`Slots`]; what it has seen of others, and for how long a lease counts, in `table.rs`.
+
+mod claim;
+mod entry;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
+
+pub use claim::Slots;
 
 use crate::kv::{Failure, Request, Response};
 
@@ -10,6 +19,18 @@ use crate::kv::{Failure, Request, Response};
 pub const SLOTS_MAX: usize = 254;
 /// The life of an owner who cannot renew, unless configured.
 pub const LEASE: Duration = Duration::from_secs(600);
+
+/// Shortest lease: below it the calls of its renewals would be most of a KV's work.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Longest lease: so long a slot of a machine that is gone is kept from others.
+pub const LEASE_MAX: Duration = Duration::from_secs(86_400);
+/// Longest instance id.
+pub const INSTANCE_LEN_MAX: usize = 128;
+/// Longest cluster name: with the rest of the key it stays far below [`crate::kv::KEY_LEN_MAX`].
+pub const CLUSTER_LEN_MAX: usize = 128;
+/// Most that clocks may be said to differ, in parts per thousand: beyond it a lease counts for
+/// three times its length.
+pub const DRIFT_PER_MILLE_MAX: u32 = 500;
 
 /// An ordinal of a role.
 pub type Slot = u16;
@@ -58,6 +79,59 @@ pub enum ConfigError {
     /// A lease too short to be renewed, or longer than a day.
     #[error("a lease of {0:?}: expected 1 s to 24 h")]
     Lease(Duration),
+    /// Clocks as bad as that bound nothing.
+    #[error(
+        "clocks that differ by {0} parts in a thousand: expected at most {DRIFT_PER_MILLE_MAX}"
+    )]
+    Drift(u32),
+}
+
+impl Config {
+    /// What is wrong with it, if something is.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.slots.is_empty() {
+            return Err(ConfigError::NoSlots);
+        }
+        if self.slots.len() > SLOTS_MAX {
+            let found = self.slots.len();
+            return Err(ConfigError::TooMany { found });
+        }
+        if let Some(pair) = self.slots.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(ConfigError::NotAscending(pair[1]));
+        }
+        if let Some(pin) = self.pinned.filter(|pin| !self.slots.contains(pin)) {
+            return Err(ConfigError::PinUnknown(pin));
+        }
+        if !entry::is_instance(&self.instance) {
+            let shown = self.instance.chars().take(INSTANCE_LEN_MAX).collect();
+            return Err(ConfigError::Instance(shown));
+        }
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let is_name = (1..=CLUSTER_LEN_MAX).contains(&self.cluster.len());
+        if !is_name || !self.cluster.bytes().all(allowed) {
+            let shown = self.cluster.chars().take(CLUSTER_LEN_MAX).collect();
+            return Err(ConfigError::Cluster(shown));
+        }
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
+            return Err(ConfigError::Lease(self.lease));
+        }
+        if self.drift_per_mille > DRIFT_PER_MILLE_MAX {
+            return Err(ConfigError::Drift(self.drift_per_mille));
+        }
+        Ok(())
+    }
+
+    /// How the keys of all slots begin.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("cluster/{}/slots/", self.cluster)
+    }
+
+    /// The key of one slot.
+    #[must_use]
+    pub fn key(&self, slot: Slot) -> String {
+        format!("cluster/{}/slots/{slot}", self.cluster)
+    }
 }
 
 /// Names a call of the KV.
@@ -74,7 +148,9 @@ pub enum Input {
         /// What it said.
         result: Result<Response, Failure>,
     },
-    /// Give the slot back, so that another instance may have it at once.
+    /// Give the slot back, so that another instance may have it at once. We own it no longer
+    /// from here on; the machine is done when [`Slots::state`] is [`State::Retired`], which it is
+    /// at once when there is nothing to give back.
     Retire,
 }
 
@@ -109,12 +185,13 @@ pub enum Event {
         /// Why.
         why: Loss,
     },
-    /// It was given back ([`Input::Retire`]). The machine does nothing more.
+    /// It was given back ([`Input::Retire`]), or that was tried for as long as makes sense: then
+    /// it is free after the lease. The machine does nothing more.
     Retired {
         /// Which.
         slot: Slot,
     },
-    /// Nothing can be had yet; tried again. Told when the reason changes.
+    /// Nothing can be had yet, or not be renewed; tried again. Told when the reason changes.
     Waiting(Obstacle),
 }
 
