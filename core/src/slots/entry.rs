@@ -29,6 +29,12 @@ struct Wire<'a> {
     lease_ms: u64,
 }
 
+/// What every version of our format begins with.
+#[derive(Deserialize)]
+struct Version {
+    holdfast: u32,
+}
+
 /// What the value of a slot's entry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
@@ -60,19 +66,22 @@ impl Holder {
                 instance: text.into(),
             };
         }
+        match serde_json::from_str::<Version>(text) {
+            Ok(Version { holdfast: VERSION }) => {}
+            Ok(Version { holdfast }) => {
+                return strange(format!(
+                    "version {holdfast}: expected {VERSION}, is a newer holdfast in the cluster?"
+                ));
+            }
+            Err(_) => return strange(format!("not written by us: {}", shown(text))),
+        }
         match serde_json::from_str::<Wire>(text) {
             Ok(wire) => Holder::of_wire(&wire),
-            Err(_) => strange(format!("not written by us: {}", shown(text))),
+            Err(problem) => strange(format!("our format, damaged: {problem}")),
         }
     }
 
     fn of_wire(wire: &Wire) -> Holder {
-        if wire.holdfast != VERSION {
-            return strange(format!(
-                "version {}: expected {VERSION}, is a newer holdfast in the cluster?",
-                wire.holdfast
-            ));
-        }
         let is_run = wire.run.len() == RUN_LEN && wire.run.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_instance(&wire.instance) || !is_run || wire.beat > BEAT_MAX {
             return strange("its instance, run or beat cannot be one".into());
