@@ -76,7 +76,11 @@ pub enum ConfigCommand {
         offline: bool,
     },
     /// Print a complete configuration file with every key
-    Example,
+    Example {
+        /// Of a member of a cluster (`holdfast sidecar`), rather than of a plain node
+        #[arg(long)]
+        sidecar: bool,
+    },
 }
 
 /// `holdfast keys`.

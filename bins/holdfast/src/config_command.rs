@@ -7,14 +7,17 @@ use serde_json::json;
 
 use crate::EXIT_BAD_CONFIG;
 use crate::cli::ConfigCommand;
-use crate::config::{self, Outcome, Settings, problem};
+use crate::config::{self, Member, Outcome, Purpose, Settings, problem};
 use crate::output::{self, Table};
 
 /// Run it.
 pub fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ConfigCommand::Example => {
-            output::print(&config::example())?;
+        ConfigCommand::Example { sidecar } => {
+            output::print(&match sidecar {
+                true => config::example_of_member(),
+                false => config::example(),
+            })?;
             Ok(ExitCode::SUCCESS)
         }
         ConfigCommand::Check {
@@ -31,20 +34,31 @@ pub fn chosen_file(given: Option<PathBuf>) -> Option<PathBuf> {
     given.or_else(|| named().map(PathBuf::from))
 }
 
-/// Read the configuration of a role, or say what is wrong with it.
+/// Read the configuration of a plain node, or say what is wrong with it.
 pub fn load(file: Option<&Path>) -> Result<Settings, ExitCode> {
-    let outcome = config::load(file, &config::environment());
-    if !outcome.problems.is_empty() {
-        eprint!("{}", problem::render(&outcome.problems));
-    }
+    let outcome = tell(config::load(file, &config::environment(), Purpose::Mesh));
     outcome
         .settings
         .ok_or_else(|| ExitCode::from(EXIT_BAD_CONFIG))
 }
 
+/// Read the configuration of a member, or say what is wrong with it.
+pub fn load_member(file: Option<&Path>) -> Result<(Member, Settings), ExitCode> {
+    let outcome = tell(config::load(file, &config::environment(), Purpose::Member));
+    let both = outcome.member.zip(outcome.settings);
+    both.ok_or_else(|| ExitCode::from(EXIT_BAD_CONFIG))
+}
+
+fn tell(outcome: Outcome) -> Outcome {
+    if !outcome.problems.is_empty() {
+        eprint!("{}", problem::render(&outcome.problems));
+    }
+    outcome
+}
+
 fn check(file: Option<PathBuf>, json: bool, offline: bool) -> anyhow::Result<ExitCode> {
     let file = chosen_file(file);
-    let mut outcome = config::load(file.as_deref(), &config::environment());
+    let mut outcome = config::load(file.as_deref(), &config::environment(), Purpose::Check);
     if let (Some(settings), false) = (&outcome.settings, offline) {
         outcome.problems.extend(config::unresolvable(settings));
     }
@@ -67,26 +81,36 @@ fn in_words(file: Option<&Path>, outcome: &Outcome) -> String {
     if problem::any_error(&outcome.problems) {
         return out;
     }
-    let Some(settings) = &outcome.settings else {
-        return out;
-    };
     let name = file.map_or_else(
         || "the environment".to_owned(),
         |file| file.display().to_string(),
     );
     out.push_str(&format!("{name} is ready to use\n"));
     let mut table = Table::default();
-    for (label, value) in settings.summary() {
+    for (label, value) in summary(outcome) {
         table.row([format!("  {label}"), value]);
     }
     out.push_str(&table.render());
     out
 }
 
+/// What there is to know of a configuration that is right.
+fn summary(outcome: &Outcome) -> Vec<(&'static str, String)> {
+    match (&outcome.member, &outcome.settings) {
+        (Some(member), Some(node)) => {
+            let mut fields = member.summary();
+            fields.extend(node.summary_of_member());
+            fields
+        }
+        (None, Some(node)) => node.summary(),
+        (_, None) => Vec::new(),
+    }
+}
+
 fn in_json(outcome: &Outcome) -> serde_json::Value {
     let ok = !problem::any_error(&outcome.problems);
-    let summary = outcome.settings.as_ref().filter(|_| ok).map(|settings| {
-        let fields = settings.summary().into_iter();
+    let summary = ok.then(|| {
+        let fields = summary(outcome).into_iter();
         fields
             .map(|(label, value)| (label.replace(' ', "_"), json!(value)))
             .collect::<serde_json::Map<_, _>>()

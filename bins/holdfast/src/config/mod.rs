@@ -5,8 +5,10 @@ mod cross;
 mod example;
 pub mod files;
 mod keys;
+pub mod member;
 pub mod problem;
 mod read;
+mod reader;
 pub mod settings;
 mod source;
 mod suggest;
@@ -17,58 +19,117 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_core::types::PeerId;
+
 pub use address::HostPort;
-pub use example::example;
+pub use example::{example, example_of_member};
+pub use member::Member;
 pub use problem::Problem;
 pub use settings::{LogFormat, Settings};
 pub use source::Origin;
 pub use tree::Environment;
 
+use member::Strict;
 use source::{INPUT_LEN_MAX, Value};
+use tree::Tree;
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
+    /// A plain node: what makes a member is not looked at.
+    Mesh,
+    /// To tell what is wrong with it, whatever it is for.
+    Check,
+    /// To make this machine a member, before it has a name and secrets.
+    Member,
+    /// To run the node of a member that has this name, and whose secrets are written.
+    Node(&'a PeerId),
+}
 
 /// What came of reading a configuration.
 pub struct Outcome {
-    /// The settings, if there is no error.
+    /// The settings of the node, if there is no error. Those of a member without a name are
+    /// good for nothing but what they say of logs and the admin page.
     pub settings: Option<Settings>,
+    /// What makes it a member, if there is no error and that was read.
+    pub member: Option<Member>,
     /// Everything that is wrong or strange.
     pub problems: Vec<Problem>,
 }
 
 /// Read the file, if there is one, and the environment.
-pub fn load(file: Option<&Path>, environment: &Environment) -> Outcome {
-    let mut problems = Vec::new();
+pub fn load(file: Option<&Path>, environment: &Environment, purpose: Purpose<'_>) -> Outcome {
+    let mut outcome = Outcome {
+        settings: None,
+        member: None,
+        problems: Vec::new(),
+    };
     let text = file.and_then(|path| match read_file(path) {
         Ok(text) => Some((path.display().to_string(), text)),
         Err(problem) => {
-            problems.push(*problem);
+            outcome.problems.push(*problem);
             None
         }
     });
     if file.is_some() && text.is_none() {
         // Everything else would be told as missing.
-        return Outcome {
-            settings: None,
-            problems,
-        };
+        return outcome;
     }
     let text = text
         .as_ref()
         .map(|(path, text)| (path.as_str(), text.as_str()));
-    let tree = tree::merge(text, environment, &mut problems);
-    if problems.iter().any(Problem::is_syntax) {
-        problems.retain(Problem::is_syntax);
-    }
+    let tree = tree::merge(text, environment, &mut outcome.problems);
     let base = match file.and_then(Path::parent) {
         Some(folder) => folder.to_owned(),
         None => PathBuf::new(),
     };
     // Of a file that does not parse, what else would be found is guesswork.
-    let settings = match problems.iter().any(Problem::is_syntax) {
-        true => None,
-        false => read::read(tree, &base, &mut problems),
+    match outcome.problems.iter().any(Problem::is_syntax) {
+        true => outcome.problems.retain(Problem::is_syntax),
+        false => read_tree(tree, environment, &base, purpose, &mut outcome),
+    }
+    outcome
+        .problems
+        .sort_by_key(|problem| problem.origin.order());
+    outcome
+}
+
+fn read_tree(
+    mut tree: Tree,
+    environment: &Environment,
+    base: &Path,
+    purpose: Purpose<'_>,
+    outcome: &mut Outcome,
+) {
+    let problems = &mut outcome.problems;
+    let of_member = match purpose {
+        Purpose::Mesh => false,
+        Purpose::Check => member::is_in(&tree),
+        Purpose::Member | Purpose::Node(_) => true,
     };
-    problems.sort_by_key(|problem| problem.origin.order());
-    Outcome { settings, problems }
+    if !of_member {
+        outcome.settings = read::read(&tree, base, None, problems);
+        return;
+    }
+    let strict = match purpose {
+        Purpose::Check => Strict::No,
+        _ => Strict::Yes,
+    };
+    let member = member::read(&tree, environment, base, strict, problems);
+    let name = match purpose {
+        Purpose::Node(id) => Some(id),
+        _ => None,
+    };
+    let secrets = base.join(member::as_node(&mut tree, name));
+    let not_yet = name.is_none().then_some(secrets.as_path());
+    outcome.settings = read::read(&tree, base, not_yet, problems);
+    // Neither of any use without the other.
+    outcome.member = member
+        .zip(outcome.settings.as_ref())
+        .map(|(member, node)| Member {
+            peers: node.all_nodes(),
+            ..member
+        });
 }
 
 /// The environment of this process.
@@ -180,33 +241,54 @@ mod tests {
     use super::*;
 
     /// Read a text and an environment as `load` does, without a file.
-    fn problems_of(text: &str, environment: &Environment) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let tree = tree::merge(Some(("t.toml", text)), environment, &mut problems);
-        read::read(tree, Path::new("/nonexistent"), &mut problems);
-        problems
+    fn problems_of(text: &str, environment: &Environment, purpose: Purpose<'_>) -> Vec<Problem> {
+        let mut outcome = Outcome {
+            settings: None,
+            member: None,
+            problems: Vec::new(),
+        };
+        let tree = tree::merge(Some(("t.toml", text)), environment, &mut outcome.problems);
+        let base = Path::new("/nonexistent");
+        read_tree(tree, environment, base, purpose, &mut outcome);
+        outcome.problems
+    }
+
+    /// A plain node, or a member.
+    fn purpose() -> impl Strategy<Value = Purpose<'static>> {
+        prop_oneof![
+            Just(Purpose::Mesh),
+            Just(Purpose::Check),
+            Just(Purpose::Member)
+        ]
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_without_a_panic(text in "\\PC{0,200}") {
-            problems_of(&text, &Environment::new());
+        fn any_text_is_read_without_a_panic(
+            text in "\\PC{0,200}",
+            purpose in purpose(),
+        ) {
+            problems_of(&text, &Environment::new(), purpose);
         }
 
         #[test]
         fn an_example_with_a_damaged_line_is_told_with_lines_of_the_file(
-            line in 0_usize..200,
+            purpose in purpose(),
+            line in 0_usize..400,
             damage in prop_oneof![
                 Just(String::new()),
                 "[a-z_]{1,12} = (-?[0-9]{1,30}|\"[ -~]{0,20}\"|true|\\[\\]|[0-9.]{1,6}|\\{\\})",
                 "\\[{1,2}[a-z]{1,8}\\]{0,2}",
             ],
         ) {
-            let text = example();
+            let text = match purpose {
+                Purpose::Mesh => example(),
+                _ => example_of_member(),
+            };
             let mut lines: Vec<&str> = text.lines().collect();
             let at = line % lines.len();
             lines[at] = &damage;
-            for problem in problems_of(&lines.join("\n"), &Environment::new()) {
+            for problem in problems_of(&lines.join("\n"), &Environment::new(), purpose) {
                 if let Origin::File { line, .. } = problem.origin {
                     prop_assert!(line <= lines.len());
                 }
@@ -216,13 +298,14 @@ mod tests {
 
         #[test]
         fn any_value_of_any_variable_is_read_without_a_panic(
+            purpose in purpose(),
             index in 0_usize..100,
-            value in prop_oneof!["\\PC{0,40}", "\\[\\{\"(id|port|vip|url)\":[0-9\"a-z]{0,4}\\}\\]"],
+            value in prop_oneof!["\\PC{0,40}", "\\[\\{\"(id|port|vip|url|name|command)\":[0-9\"a-z]{0,4}\\}\\]"],
         ) {
-            let variables: Vec<String> = keys::KEYS.iter().map(keys::Key::variable).collect();
+            let variables: Vec<String> = keys::all().map(keys::Key::variable).collect();
             let name = &variables[index % variables.len()];
             let environment = Environment::from([(name.into(), value.into())]);
-            problems_of("", &environment);
+            problems_of("", &environment, purpose);
         }
     }
 }

@@ -91,7 +91,7 @@ impl Problem {
             Origin::File { path, line } => (Some(path.as_ref()), Some(*line), None),
             Origin::WholeFile { path } => (Some(path.as_ref()), None, None),
             Origin::Env { name } => (None, None, Some(name.as_ref())),
-            Origin::Nowhere => (None, None, None),
+            Origin::Bootstrap | Origin::Nowhere => (None, None, None),
         };
         json!({
             "severity": match self.severity {

@@ -12,24 +12,20 @@ use holdfast_core::config::{
 use holdfast_core::identity::{ClusterSecret, PublicKey};
 use holdfast_core::types::{PeerId, Vip};
 use holdfast_io::signal::BROKERS_MAX;
+use zeroize::Zeroizing;
 
 use super::address::{BrokerUrl, HostPort, STUN_PORT, TurnUrl, UrlError};
 use super::cross;
-use super::files::{SecretError, read_node_key, read_secret, read_secret_text};
-use super::keys::{ALLOW_FIELDS, PEER_FIELDS, TURN_FIELDS, find as find_key};
+use super::files::{read_node_key, read_secret, read_secret_text};
+use super::keys::{ALLOW_FIELDS, PEER_FIELDS, TURN_FIELDS};
 use super::problem::{Problem, any_error};
+use super::reader::{Entry, Reader, integer, parsed, path_text, text};
 use super::settings::{KeySource, LogFormat, Settings, TurnSetting};
-use super::source::{Node, Origin, Value, parse_toml};
-use super::suggest::closest;
-use super::tree::{Tree, unknown_key};
+use super::source::{Origin, Value};
+use super::tree::Tree;
 
-/// Longest accepted duration: a day.
-const DURATION_MAX: Duration = Duration::from_secs(86_400);
 /// Most records of the flight recorder: about 100 MB.
 const RECORDER_LEN_MAX: i128 = 1 << 20;
-/// Longest accepted path.
-const PATH_LEN_MAX: usize = 4096;
-
 const PEER_ID_EXPECTED: &str =
     "1 to 63 letters, digits, '-', '_' or '.', starting with a letter or digit";
 const VIP_EXPECTED: &str = "1 to 254, the last octet in 127.50.0.0/24";
@@ -90,11 +86,18 @@ impl Draft {
     }
 }
 
-/// Read a tree. Relative paths start at `base`, the folder of the configuration file.
-pub fn read(tree: Tree, base: &Path, problems: &mut Vec<Problem>) -> Option<Settings> {
+/// Read a tree. Relative paths start at `base`, the folder of the configuration file. Secrets in
+/// the folder `not_yet` are not opened: they are written after the check.
+pub fn read(
+    tree: &Tree,
+    base: &Path,
+    not_yet: Option<&Path>,
+    problems: &mut Vec<Problem>,
+) -> Option<Settings> {
     let mut reader = Reader {
         tree,
         base,
+        not_yet,
         origins: BTreeMap::new(),
         problems,
     };
@@ -174,174 +177,7 @@ struct Rest {
     log_format: LogFormat,
 }
 
-struct Reader<'a> {
-    tree: Tree,
-    base: &'a Path,
-    origins: BTreeMap<String, Origin>,
-    problems: &'a mut Vec<Problem>,
-}
-
 impl Reader<'_> {
-    /// The node of a key: what was given, else its default.
-    fn node(&mut self, name: &'static str) -> Option<Node> {
-        if let Some(node) = self.tree.nodes.get(name) {
-            self.origins.insert(name.to_owned(), node.origin.clone());
-            return Some(node.clone());
-        }
-        let default = find_key(name)?.default?;
-        let (_, node) = parse_toml(&"default".into(), &format!("x = {default}"), self.problems)
-            .into_iter()
-            .next()?;
-        Some(node)
-    }
-
-    /// One value of its kind, or a problem.
-    fn value<T>(
-        &mut self,
-        path: &str,
-        node: &Node,
-        expected: &str,
-        parse: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        let value = parse(&node.value);
-        if value.is_none() {
-            let found = node.value.show();
-            self.problems
-                .push(Problem::new(&node.origin, path, found, expected));
-        }
-        value
-    }
-
-    fn key<T>(
-        &mut self,
-        name: &'static str,
-        expected: &str,
-        parse: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        let node = self.node(name)?;
-        self.value(name, &node, expected, parse)
-    }
-
-    /// A key with a few named values. A wrong one is reported and the first is taken.
-    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> T {
-        let (_, fallback) = choices[0];
-        let Some(node) = self.node(name) else {
-            return fallback;
-        };
-        let text = match &node.value {
-            Value::Text(text) => text.as_str(),
-            _ => "",
-        };
-        if let Some((_, value)) = choices.iter().find(|(choice, _)| *choice == text) {
-            return *value;
-        }
-        let names: Vec<String> = choices.iter().map(|(c, _)| format!("{c:?}")).collect();
-        let found = node.value.show();
-        let mut problem = Problem::new(&node.origin, name, found, names.join(" or "));
-        if let Some(meant) = closest(text, choices.iter().map(|(choice, _)| *choice)) {
-            problem = problem.help(format!("did you mean {meant:?}?"));
-        }
-        self.problems.push(problem);
-        fallback
-    }
-
-    /// The items of a list with their paths.
-    fn items(&mut self, name: &'static str, expected: &str) -> Vec<(String, Node)> {
-        let list = self.key(name, expected, |value| match value {
-            Value::List(items) => Some(items.clone()),
-            _ => None,
-        });
-        let named = |(index, item)| (format!("{name}[{index}]"), item);
-        list.unwrap_or_default()
-            .into_iter()
-            .enumerate()
-            .map(named)
-            .collect()
-    }
-
-    /// A list of texts, each of which means something.
-    fn texts<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&str) -> Result<T, UrlError>,
-    ) -> Vec<T> {
-        let mut values = Vec::new();
-        for (path, node) in self.items(name, "a list of strings") {
-            let Some(text) = self.value(&path, &node, "a string", text) else {
-                continue;
-            };
-            match parse(&text) {
-                Ok(value) => values.push(value),
-                Err(error) => self.push_url(&path, &node, error),
-            }
-        }
-        values
-    }
-
-    fn push_url(&mut self, path: &str, node: &Node, error: UrlError) {
-        let found = node.value.show();
-        let mut problem = Problem::new(&node.origin, path, found, error.expected);
-        problem.help = error.help.map(str::to_owned);
-        self.problems.push(problem);
-    }
-
-    /// The entries of a list of tables; each field that is known, with its path.
-    fn tables(&mut self, name: &'static str, fields: &'static [&'static str]) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for (path, node) in self.items(name, "a list of tables") {
-            let table = self.value(&path, &node, "a table", |value| match value {
-                Value::Table(entries) => Some(entries.clone()),
-                _ => None,
-            });
-            let mut known = BTreeMap::new();
-            for (field, node) in table.unwrap_or_default() {
-                let full = format!("{path}.{field}");
-                match fields.iter().find(|name| **name == field) {
-                    Some(field) => {
-                        self.origins.insert(full, node.origin.clone());
-                        known.insert(*field, node);
-                    }
-                    None => {
-                        let fields = fields.iter().copied();
-                        self.problems.push(unknown_key(&node, &full, fields));
-                    }
-                }
-            }
-            entries.push(Entry {
-                path,
-                origin: node.origin,
-                fields: known,
-            });
-        }
-        entries
-    }
-
-    fn optional<T>(
-        &mut self,
-        entry: &Entry,
-        field: &'static str,
-        expected: &str,
-        parse: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        let node = entry.fields.get(field)?;
-        self.value(&entry.path_of(field), node, expected, parse)
-    }
-
-    fn required<T>(
-        &mut self,
-        entry: &Entry,
-        field: &'static str,
-        expected: &str,
-        parse: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        if !entry.fields.contains_key(field) {
-            let path = entry.path_of(field);
-            let problem = Problem::new(&entry.origin, path, "nothing", expected);
-            self.problems.push(problem);
-        }
-        self.optional(entry, field, expected, parse)
-    }
-
     fn peers(&mut self) -> Vec<PeerDraft> {
         let mut peers = Vec::new();
         for entry in self.tables("peers", PEER_FIELDS) {
@@ -426,41 +262,21 @@ impl Reader<'_> {
         })
     }
 
-    fn secret_text(
-        &mut self,
-        entry: &Entry,
-        field: &'static str,
-    ) -> Option<zeroize::Zeroizing<String>> {
+    fn secret_text(&mut self, entry: &Entry, field: &'static str) -> Option<Zeroizing<String>> {
         let file = self.required(entry, field, "a path", path_text)?;
-        let read = read_secret_text(&self.base.join(file));
+        let stand_in = |text: &str| Zeroizing::new(text.to_owned());
+        let read = self.read(&self.base.join(file), read_secret_text, stand_in);
         let node = entry.fields.get(field)?;
         self.secret(&entry.path_of(field), &node.origin, read)
-    }
-
-    fn secret<T>(
-        &mut self,
-        path: &str,
-        origin: &Origin,
-        read: Result<T, SecretError>,
-    ) -> Option<T> {
-        read.map_err(|error| {
-            let mut problem = Problem::new(origin, path, error.found, error.expected);
-            problem.help = error.help;
-            self.problems.push(problem);
-        })
-        .ok()
-    }
-
-    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
-        let path = self.key(name, "a path", path_text)?;
-        Some(self.base.join(path))
     }
 
     fn cluster_secret(&mut self) -> Option<(PathBuf, ClusterSecret)> {
         const KEY: &str = "cluster_secret_file";
         let file = self.path(KEY)?;
         let origin = self.origins.get(KEY)?.clone();
-        let content = self.secret(KEY, &origin, read_secret(&file))?;
+        let stand_in = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+        let read = self.read(&file, read_secret, stand_in);
+        let content = self.secret(KEY, &origin, read)?;
         match ClusterSecret::new(content.to_vec()) {
             Ok(secret) => Some((file, secret)),
             Err(_) => {
@@ -510,25 +326,6 @@ impl Reader<'_> {
         limits
     }
 
-    fn number<T: TryFrom<i128>>(&mut self, name: &'static str) -> Option<T> {
-        self.key(name, "a positive integer", |value| match value {
-            Value::Integer(number) if *number > 0 => T::try_from(*number).ok(),
-            _ => None,
-        })
-    }
-
-    fn duration(&mut self, name: &'static str) -> Option<Duration> {
-        let expected = "a duration up to a day, such as \"500ms\", \"5s\" or \"2m\"";
-        self.key(name, expected, |value| duration(&text(value)?))
-    }
-
-    fn address(&mut self, name: &'static str, expected: &str, zero: bool) -> Option<SocketAddr> {
-        self.key(name, expected, |value| {
-            let address: SocketAddr = text(value)?.parse().ok()?;
-            (zero || address.port() != 0).then_some(address)
-        })
-    }
-
     fn rest(&mut self) -> Rest {
         let brokers = self.texts("brokers", BrokerUrl::from_str);
         if brokers.len() > BROKERS_MAX {
@@ -574,57 +371,9 @@ pub fn bare(rules: &[(String, AllowRule)]) -> Vec<AllowRule> {
     rules.iter().map(|(_, rule)| *rule).collect()
 }
 
-/// One table of a list.
-struct Entry {
-    path: String,
-    origin: Origin,
-    fields: BTreeMap<&'static str, Node>,
-}
-
-impl Entry {
-    fn path_of(&self, field: &str) -> String {
-        format!("{}.{field}", self.path)
-    }
-}
-
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::Text(text) => Some(text.clone()),
-        _ => None,
-    }
-}
-
-fn path_text(value: &Value) -> Option<String> {
-    text(value).filter(|path| (1..=PATH_LEN_MAX).contains(&path.len()) && !path.contains('\0'))
-}
-
-fn parsed<T: FromStr>(value: &Value) -> Option<T> {
-    text(value)?.parse().ok()
-}
-
-fn integer(value: &Value, min: i128, max: i128) -> Option<i128> {
-    match value {
-        Value::Integer(number) => Some(*number).filter(|n| (min..=max).contains(n)),
-        _ => None,
-    }
-}
-
 fn vip(value: &Value) -> Option<Vip> {
     let octet = integer(value, 0, i128::from(u16::MAX))?;
     Vip::new(u16::try_from(octet).ok()?).ok()
-}
-
-/// A number and its unit: `500ms`, `5s`, `2m`.
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().ok()?;
-    let duration = match &text[digits.len()..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.checked_mul(60)?),
-        _ => return None,
-    };
-    (duration <= DURATION_MAX).then_some(duration)
 }
 
 /// The peers with their keys, once it is known where keys come from.

@@ -11,6 +11,7 @@ use holdfast_core::config::{
 };
 use holdfast_core::identity::{ClusterSecret, Identity};
 use holdfast_core::types::{PeerId, Vip};
+use holdfast_sidecar::Peer;
 use ring::digest;
 use zeroize::Zeroizing;
 
@@ -145,6 +146,19 @@ impl Settings {
         }
     }
 
+    /// All nodes, this one first.
+    pub fn all_nodes(&self) -> Vec<Peer> {
+        let own = Peer {
+            id: self.id.clone(),
+            vip: self.vip,
+        };
+        let others = self.peers.iter().map(|peer| Peer {
+            id: peer.id.clone(),
+            vip: peer.vip,
+        });
+        [own].into_iter().chain(others).collect()
+    }
+
     /// The first 64 bits of SHA-256 over everything but secrets: equal where two nodes were
     /// told the same.
     pub fn digest(&self) -> String {
@@ -194,6 +208,21 @@ impl Settings {
             let _ = writeln!(out, "turn {} {user:?}", turn.url);
         }
         out
+    }
+
+    /// The same of the node of a member, which has no name and no key yet.
+    pub fn summary_of_member(&self) -> Vec<(&'static str, String)> {
+        const LEARNT: [&str; 4] = ["node", "key", "public key", "digest"];
+        let peer = |peer: Peer| format!("{} ({})", peer.id, peer.vip);
+        let mut nodes = self.all_nodes();
+        nodes.sort_by_key(|node| node.vip);
+        let nodes: Vec<String> = nodes.into_iter().map(peer).collect();
+        let mut fields = self.summary();
+        fields.retain(|(label, _)| !LEARNT.contains(label));
+        for (_, value) in fields.iter_mut().filter(|(label, _)| *label == "peers") {
+            *value = nodes.join(", ");
+        }
+        fields
     }
 
     /// What `config check` prints when there is nothing to complain about.

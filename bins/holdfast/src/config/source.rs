@@ -37,6 +37,8 @@ pub enum Origin {
         /// Its name.
         name: Rc<str>,
     },
+    /// What a member learnt of itself: its name, and where its secrets are.
+    Bootstrap,
     /// Neither: there is no file, and no variable is set.
     Nowhere,
 }
@@ -49,7 +51,7 @@ impl Origin {
             Origin::File { line, .. } => (0, *line),
             Origin::WholeFile { .. } => (1, 0),
             Origin::Env { .. } => (2, 0),
-            Origin::Nowhere => (3, 0),
+            Origin::Bootstrap | Origin::Nowhere => (3, 0),
         }
     }
 
@@ -66,6 +68,7 @@ impl fmt::Display for Origin {
             Origin::File { path, line } => write!(f, "{path}:{line}"),
             Origin::WholeFile { path } => f.write_str(path),
             Origin::Env { name } => write!(f, "environment variable {name}"),
+            Origin::Bootstrap => f.write_str("bootstrap"),
             Origin::Nowhere => f.write_str("configuration"),
         }
     }
@@ -103,6 +106,23 @@ pub enum Value {
 }
 
 impl Value {
+    /// The same as JSON, for readers of formats that others define.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Value::Text(text) => Json::from(text.as_str()),
+            Value::Integer(number) => i64::try_from(*number).map_or(Json::Null, Json::from),
+            Value::Bool(truth) => Json::from(*truth),
+            Value::List(items) => items.iter().map(|item| item.value.to_json()).collect(),
+            Value::Table(entries) => {
+                let entries = entries.iter();
+                entries
+                    .map(|(key, node)| (key.clone(), node.value.to_json()))
+                    .collect()
+            }
+            Value::Other { .. } => Json::Null,
+        }
+    }
+
     /// What kind of value it is, with its article.
     pub fn kind(&self) -> &'static str {
         match self {

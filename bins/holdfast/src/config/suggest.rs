@@ -16,11 +16,12 @@ pub fn closest<'a>(found: &str, candidates: impl Iterator<Item = &'a str>) -> Op
                 true => 1,
                 false => distance(&folded, &target),
             };
-            (distance, candidate)
+            // Of two that begin alike, the one that is less far in length.
+            (distance, target.len().abs_diff(folded.len()), candidate)
         })
-        .filter(|(distance, _)| *distance <= tolerance)
+        .filter(|(distance, ..)| *distance <= tolerance)
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(.., candidate)| candidate)
 }
 
 /// Case and separators are what one gets wrong first.
@@ -62,7 +63,13 @@ mod tests {
 
     #[test]
     fn a_slip_finds_its_word_and_another_word_finds_none() {
-        let words = ["brokers", "peers", "path_loss_grace", "cluster_secret_file"];
+        let words = [
+            "brokers",
+            "cluster",
+            "cluster_secret_file",
+            "path_loss_grace",
+            "peers",
+        ];
         let find = |word| closest(word, words.into_iter());
         assert_eq!(find("broker"), Some("brokers"));
         assert_eq!(find("Brokres"), Some("brokers"));

@@ -1,12 +1,17 @@
 //! File and environment merged: for each key, the value that counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::rc::Rc;
 
-use super::keys::{ENV_PREFIX, Form, KEYS, Key, MESH_CONN_ALLOWLIST, PEERS_JSON, find as find_key};
+use holdfast_bootstrap::identity::PIN_VARIABLES;
+use holdfast_bootstrap::secrets::ENV_PREFIX as SECRET_PREFIX;
+
+use super::keys::{
+    ENV_PREFIX, Form, Key, MESH_CONN_ALLOWLIST, PEERS_JSON, SERVICES_JSON, all, find as find_key,
+};
 use super::problem::Problem;
-use super::source::{INPUT_LEN_MAX, Node, Origin, Value, parse_json, parse_toml};
+use super::source::{INPUT_LEN_MAX, Node, Origin, Value, clip, parse_json, parse_toml};
 use super::suggest::closest;
 
 /// The environment, as a value: tests bring their own.
@@ -15,10 +20,15 @@ pub type Environment = BTreeMap<OsString, OsString>;
 /// Variables with the prefix that are no keys.
 const OTHER_VARIABLES: [&str; 1] = ["HOLDFAST_CONFIG"];
 
+/// The key of a pinned slot, which has a variable for each role as well.
+const ORDINAL: &str = "ordinal";
+
 /// The value of every key that was given.
 pub struct Tree {
     /// By the key's name.
     pub nodes: BTreeMap<&'static str, Node>,
+    /// The sections that the file has, also empty ones.
+    pub sections: BTreeSet<&'static str>,
     /// Where a missing key is missing.
     pub whole: Origin,
 }
@@ -31,6 +41,7 @@ pub fn merge(
 ) -> Tree {
     let mut tree = Tree {
         nodes: BTreeMap::new(),
+        sections: BTreeSet::new(),
         whole: Origin::Nowhere,
     };
     if let Some((path, text)) = file {
@@ -40,33 +51,72 @@ pub fn merge(
             tree.take_from_file(name, node, problems);
         }
     }
-    for (variable, key) in [(PEERS_JSON, "peers"), (MESH_CONN_ALLOWLIST, "allow")] {
-        let key = find_key(key).expect("the table of keys has peers and allow");
+    for (variable, key) in [
+        (PEERS_JSON, "peers"),
+        (MESH_CONN_ALLOWLIST, "allow"),
+        (SERVICES_JSON, "services"),
+    ] {
+        let key = find_key(key).expect("the table of keys has them");
         tree.take_from_environment(variable, key, environment, problems);
     }
-    for key in KEYS {
+    for key in all().filter(|key| key.name != ORDINAL) {
         tree.take_from_environment(&key.variable(), key, environment, problems);
     }
+    tree.take_ordinal(environment, problems);
     problems.extend(misspelt_variables(environment));
     tree
 }
 
 impl Tree {
+    /// Whether anything in this section was given, be it an empty section.
+    pub fn has_section(&self, section: &str) -> bool {
+        let mut keys = self.nodes.keys();
+        self.sections.contains(section)
+            || keys.any(|name| {
+                name.split_once('.')
+                    .is_some_and(|(in_it, _)| in_it == section)
+            })
+    }
+
+    /// Put a value in the place of whatever was given.
+    pub fn replace(&mut self, name: &str, value: Value) {
+        let key = find_key(name).expect("only keys that exist are replaced");
+        let origin = Origin::Bootstrap;
+        self.nodes.insert(key.name, Node { origin, value });
+    }
+
+    /// The variable of the role, `WORKER_ORDINAL`, and before it our own.
+    fn take_ordinal(&mut self, environment: &Environment, problems: &mut Vec<Problem>) {
+        let key = find_key(ORDINAL).expect("the table of keys has it");
+        if let Some(Value::Text(role)) = self.nodes.get("role").map(|node| &node.value) {
+            let role = role.clone();
+            for (variable, of) in PIN_VARIABLES {
+                match role == of {
+                    true => self.take_from_environment(variable, key, environment, problems),
+                    false => problems.extend(foreign_pin(variable, &role, environment)),
+                }
+            }
+        }
+        self.take_from_environment(&key.variable(), key, environment, problems);
+    }
+
     fn take_from_file(&mut self, name: String, node: Node, problems: &mut Vec<Problem>) {
-        let is_section = KEYS.iter().any(|key| key.split().0 == Some(name.as_str()));
-        match (is_section, node.value) {
-            (true, Value::Table(entries)) => {
+        let mut sections = all().filter_map(|key| key.split().0);
+        let section = sections.find(|section| *section == name);
+        match (section, node.value) {
+            (Some(section), Value::Table(entries)) => {
+                self.sections.insert(section);
                 for (inner, node) in entries {
                     self.take_key(format!("{name}.{inner}"), node, problems);
                 }
             }
-            (true, value) => problems.push(Problem::new(
+            (Some(_), value) => problems.push(Problem::new(
                 &node.origin,
                 &name,
                 value.show(),
                 format!("a section: [{name}]"),
             )),
-            (false, value) => {
+            (None, value) => {
                 let origin = node.origin;
                 self.take_key(name, Node { origin, value }, problems);
             }
@@ -76,7 +126,7 @@ impl Tree {
     fn take_key(&mut self, name: String, node: Node, problems: &mut Vec<Problem>) {
         match find_key(&name) {
             Some(key) => drop(self.nodes.insert(key.name, node)),
-            None => problems.push(unknown_key(&node, &name, KEYS.iter().map(|key| key.name))),
+            None => problems.push(unknown_key(&node, &name, all().map(|key| key.name))),
         }
     }
 
@@ -103,6 +153,19 @@ impl Tree {
             }
         }
     }
+}
+
+/// A machine that is told to be another role's slot is probably told the wrong role.
+fn foreign_pin(variable: &str, role: &str, environment: &Environment) -> Option<Problem> {
+    let value = environment.get(std::ffi::OsStr::new(variable))?;
+    let name = variable.into();
+    let found = format!(
+        "{} set, and this machine's role is {role:?}",
+        clip(&value.to_string_lossy())
+    );
+    let expected = "the variable of this machine's role";
+    let problem = Problem::new(&Origin::Env { name }, ORDINAL, found, expected);
+    (!value.is_empty()).then(|| problem.warning())
 }
 
 /// A key that nobody reads. Its value is not repeated: it may be a secret.
@@ -179,13 +242,14 @@ fn read_variable(name: &Rc<str>, key: &Key, raw: &OsString) -> Result<Node, Box<
 /// Variables with our prefix that look like a key and are none. Others are left alone: an
 /// orchestrator sets variables with the names of its services.
 fn misspelt_variables(environment: &Environment) -> Vec<Problem> {
-    let known: Vec<String> = KEYS.iter().map(Key::variable).collect();
+    let known: Vec<String> = all().map(Key::variable).collect();
     let mut problems = Vec::new();
     for name in environment.keys().filter_map(|name| name.to_str()) {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
             continue;
         };
-        if known.iter().any(|k| k == name) || OTHER_VARIABLES.contains(&name) {
+        let is_secret = name.starts_with(SECRET_PREFIX);
+        if is_secret || known.iter().any(|k| k == name) || OTHER_VARIABLES.contains(&name) {
             continue;
         }
         let candidates = known.iter().filter_map(|k| k.strip_prefix(ENV_PREFIX));

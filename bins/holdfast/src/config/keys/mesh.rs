@@ -1,96 +1,11 @@
-//! Every key there is, once: its variable, its default, its documentation.
+//! The keys that make a node of the mesh.
 
-/// Begins the environment variable of every key.
-pub const ENV_PREFIX: &str = "HOLDFAST_";
+use super::{
+    ALLOW_FIELDS, Form, Key, PEER_FIELDS, TURN_FIELDS, key, optional, with_default, with_example,
+};
 
-/// The reference's variable for the peers (`PEERS_JSON`).
-pub const PEERS_JSON: &str = "PEERS_JSON";
-/// The reference's variable for the allowlist.
-pub const MESH_CONN_ALLOWLIST: &str = "MESH_CONN_ALLOWLIST";
-
-/// How an environment variable's text becomes a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// As it is.
-    Text,
-    /// Decimal digits.
-    Integer,
-    /// Texts with commas between them, or a JSON list.
-    Texts,
-    /// JSON: a list of objects, whose fields are these.
-    Tables(&'static [&'static str]),
-}
-
-/// One key.
-#[derive(Debug)]
-pub struct Key {
-    /// Its name in the file, with its section: `limits.mtu_max`.
-    pub name: &'static str,
-    /// How its variable is read.
-    pub form: Form,
-    /// Its default as TOML, if it has one.
-    pub default: Option<&'static str>,
-    /// A value for the example, where there is no default. For tables, the TOML lines.
-    pub example: &'static str,
-    /// Whether the example leaves it commented out.
-    pub optional: bool,
-    /// Lines that explain it.
-    pub help: &'static str,
-}
-
-impl Key {
-    /// The environment variable: `HOLDFAST_LIMITS_MTU_MAX`.
-    pub fn variable(&self) -> String {
-        format!(
-            "{ENV_PREFIX}{}",
-            self.name.replace('.', "_").to_ascii_uppercase()
-        )
-    }
-
-    /// The section and the name within it.
-    pub fn split(&self) -> (Option<&'static str>, &'static str) {
-        match self.name.split_once('.') {
-            Some((section, name)) => (Some(section), name),
-            None => (None, self.name),
-        }
-    }
-}
-
-/// The fields of a peer.
-pub const PEER_FIELDS: &[&str] = &["id", "vip", "key"];
-/// The fields of an allowlist rule.
-pub const ALLOW_FIELDS: &[&str] = &["port", "udp"];
-/// The fields of a TURN server.
-pub const TURN_FIELDS: &[&str] = &["url", "secret_file", "username", "password_file"];
-
-const fn key(name: &'static str, form: Form, help: &'static str) -> Key {
-    Key {
-        name,
-        form,
-        default: None,
-        example: "",
-        optional: false,
-        help,
-    }
-}
-
-const fn with_default(mut key: Key, default: &'static str) -> Key {
-    key.default = Some(default);
-    key
-}
-
-const fn with_example(mut key: Key, example: &'static str) -> Key {
-    key.example = example;
-    key
-}
-
-const fn optional(mut key: Key) -> Key {
-    key.optional = true;
-    key
-}
-
-/// Every key, in the order of the example: tables and sections last, as TOML needs it.
-pub const KEYS: &[Key] = &[
+/// The keys of a node, in the order of the example: tables and sections last, as TOML needs it.
+pub const MESH: &[Key] = &[
     with_example(
         key(
             "id",
@@ -306,21 +221,3 @@ pub const KEYS: &[Key] = &[
         "[[peers]]\nid = \"node-1\"\nvip = 1\n\n[[peers]]\nid = \"node-2\"\nvip = 2",
     ),
 ];
-
-/// The key of that name.
-pub fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_keys_share_a_name_or_a_variable() {
-        let mut variables: Vec<_> = KEYS.iter().map(Key::variable).collect();
-        variables.sort();
-        variables.dedup();
-        assert_eq!(variables.len(), KEYS.len());
-    }
-}
