@@ -291,3 +291,236 @@ fn listed(peers: &[PeerId]) -> String {
 fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn role(text: &str) -> Role {
+        text.parse().unwrap()
+    }
+
+    fn peers(ids: &[&str]) -> Vec<PeerId> {
+        ids.iter().map(|id| id.parse().unwrap()).collect()
+    }
+
+    fn six() -> Vec<PeerId> {
+        peers(&[
+            "worker-5",
+            "coordinator-0",
+            "worker-3",
+            "coordinator-1",
+            "coordinator-2",
+            "worker-4",
+        ])
+    }
+
+    fn candidates(of: &str, pinned: Option<Slot>) -> Result<Candidates, IdentityError> {
+        Candidates::new(role(of), pinned, &six())
+    }
+
+    #[test]
+    fn the_candidates_are_the_ordinals_of_the_role_in_ascending_order() {
+        assert_eq!(candidates("worker", None).unwrap().slots, [3, 4, 5]);
+        assert_eq!(candidates("coordinator", None).unwrap().slots, [0, 1, 2]);
+        let strange = peers(&["worker-03", "worker", "worker-x", "db.worker-1", "worker-7"]);
+        let found = Candidates::new(role("worker"), None, &strange).unwrap();
+        assert_eq!(
+            found.slots,
+            [7],
+            "what is no role and number is nobody's ordinal"
+        );
+    }
+
+    #[test]
+    fn the_peer_id_is_role_and_ordinal_and_has_to_be_in_the_list() {
+        let worker = candidates("worker", None).unwrap();
+        assert_eq!(worker.peer_id(4, &six()).unwrap().as_str(), "worker-4");
+        let error = worker.peer_id(9, &six()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "peer worker-9 is not in the peer list; it has worker-5, coordinator-0, worker-3, \
+             coordinator-1, coordinator-2, worker-4"
+        );
+        assert!(
+            worker.peer_id(0, &six()).is_err(),
+            "a coordinator's ordinal"
+        );
+    }
+
+    #[test]
+    fn a_pin_has_to_be_among_the_candidates() {
+        assert_eq!(candidates("worker", Some(4)).unwrap().pinned, Some(4));
+        let error = candidates("worker", Some(1)).unwrap_err().to_string();
+        assert!(
+            error.contains("worker-1 is not in the peer list"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_role_without_peers_is_an_error_that_says_who_is_there() {
+        let error = candidates("gateway", None).unwrap_err().to_string();
+        assert!(
+            error.contains("\"gateway-<ordinal>\"") && error.contains("worker-5"),
+            "{error}"
+        );
+        let error = Candidates::new(role("worker"), None, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("it has no peers"), "{error}");
+    }
+
+    #[test]
+    fn two_peers_with_one_ordinal_are_named_both_whatever_their_roles() {
+        for ids in [
+            ["worker-3", "worker-4", "worker-3"],
+            ["worker-3", "worker-4", "coordinator-3"],
+        ] {
+            let error = Candidates::new(role("worker"), None, &peers(&ids)).unwrap_err();
+            assert_eq!(
+                error,
+                IdentityError::Duplicate {
+                    first: ids[0].parse().unwrap(),
+                    second: ids[2].parse().unwrap(),
+                    ordinal: 3,
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn more_peers_than_slots_are_refused_and_a_long_list_is_shortened() {
+        let many: Vec<PeerId> = (0..300).map(|i| role("worker").peer_id(i)).collect();
+        let error = Candidates::new(role("worker"), None, &many).unwrap_err();
+        assert!(matches!(error, IdentityError::TooMany { found: 300, .. }));
+        let error = Candidates::new(role("db"), None, &many)
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("worker-31 and 268 more"), "{error}");
+    }
+
+    fn pinned(
+        of: &str,
+        configured: Option<Slot>,
+        env: &[(&str, &str)],
+    ) -> Result<Option<Slot>, IdentityError> {
+        let variable = |name: &str| {
+            let found = env.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        pin(&role(of), configured, variable)
+    }
+
+    #[test]
+    fn a_pin_comes_from_the_configuration_or_the_variable_of_the_role() {
+        assert_eq!(pinned("worker", None, &[]), Ok(None));
+        assert_eq!(pinned("worker", Some(3), &[]), Ok(Some(3)));
+        assert_eq!(
+            pinned("worker", None, &[("WORKER_ORDINAL", "4")]),
+            Ok(Some(4))
+        );
+        assert_eq!(
+            pinned("coordinator", None, &[("COORDINATOR_ORDINAL", "0")]),
+            Ok(Some(0))
+        );
+        assert_eq!(
+            pinned("worker", Some(4), &[("WORKER_ORDINAL", "4")]),
+            Ok(Some(4))
+        );
+        let unset = [("WORKER_ORDINAL", ""), ("COORDINATOR_ORDINAL", "")];
+        assert_eq!(pinned("worker", Some(3), &unset), Ok(Some(3)));
+    }
+
+    #[test]
+    fn pins_that_disagree_or_are_for_another_role_are_refused() {
+        let error = pinned("worker", Some(3), &[("WORKER_ORDINAL", "4")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ordinal = 3, but WORKER_ORDINAL = 4: expected one pin"
+        );
+        let error = pinned("worker", None, &[("COORDINATOR_ORDINAL", "1")]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("COORDINATOR_ORDINAL is set, but"),
+            "{error}"
+        );
+        assert!(pinned("gateway", None, &[("WORKER_ORDINAL", "1")]).is_err());
+    }
+
+    #[test]
+    fn an_ordinal_is_a_number_as_we_write_it() {
+        for text in [
+            "-1", "+1", "01", "1 ", " 1", "1.0", "0x1", "65536", "x", "１",
+        ] {
+            let error = pinned("worker", None, &[("WORKER_ORDINAL", text)]).unwrap_err();
+            assert!(
+                matches!(error, IdentityError::Ordinal { .. }),
+                "{text:?}: {error}"
+            );
+        }
+        assert_eq!(
+            pinned("worker", None, &[("WORKER_ORDINAL", "65535")]),
+            Ok(Some(65_535))
+        );
+    }
+
+    #[test]
+    fn a_role_is_a_lower_case_word() {
+        for text in ["coordinator", "worker", "db2", "a"] {
+            assert_eq!(role(text).as_str(), text);
+        }
+        let long = "a".repeat(33);
+        for text in ["", "Worker", "a-b", "2db", "a b", "ä", "a\n", &long] {
+            assert!(text.parse::<Role>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_clusters_name_cannot_reach_into_other_keys() {
+        assert_eq!(check_cluster("north-1.eu_x"), Ok(()));
+        for name in ["", "a/b", "a b", "ä", "a\0", &"a".repeat(65)] {
+            assert!(check_cluster(name).is_err(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_text_is_refused_or_read_and_messages_stay_short(text in "\\PC{0,300}|.{0,300}") {
+            if let Ok(role) = text.parse::<Role>() {
+                prop_assert_eq!(split(&role.peer_id(7)), Some((role, 7)));
+            }
+            if let Err(error) = text.parse::<Role>() {
+                prop_assert!(error.to_string().len() < 2000);
+            }
+            let pin = pin(&Role(WORKER.into()), None, |_| Some(text.clone()));
+            match pin {
+                Ok(found) => prop_assert!(text.is_empty() && found.is_none()),
+                // The coordinators' variable is set as well.
+                Err(error) => prop_assert!(error.to_string().len() < 2000),
+            }
+            let _ = check_cluster(&text);
+        }
+
+        #[test]
+        fn a_peer_list_gives_ascending_candidates_that_are_all_in_it(
+            ids in proptest::collection::vec("(worker|coordinator|x)-?[0-9]{0,4}", 0..40)
+        ) {
+            let peers: Vec<PeerId> = ids.iter().map(|id| id.parse().unwrap()).collect();
+            if let Ok(found) = Candidates::new(role("worker"), None, &peers) {
+                prop_assert!(found.slots.is_sorted_by(|a, b| a < b));
+                for slot in &found.slots {
+                    prop_assert!(peers.contains(&found.peer_id(*slot, &peers).unwrap()));
+                }
+            }
+        }
+
+        #[test]
+        fn what_a_role_and_an_ordinal_become_is_taken_apart_again(ordinal: u16) {
+            prop_assert_eq!(split(&role("db2").peer_id(ordinal)), Some((role("db2"), ordinal)));
+        }
+    }
+}

@@ -287,3 +287,165 @@ fn derive_block(key: &[u8; 32], cluster: &str, kind: Kind, counter: u8) -> Zeroi
         .expect("one hash block is always available");
     block
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn key() -> [u8; 32] {
+        std::array::from_fn(|i| u8::try_from(i).unwrap())
+    }
+
+    fn overrides(pairs: &[(&str, &str)]) -> Result<Overrides, SecretError> {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Overrides::from_env(pairs)
+    }
+
+    #[test]
+    fn the_secrets_of_a_key_and_a_cluster_never_change() {
+        let secrets = Secrets::derive(&key(), "north", &Overrides::default());
+        let derived: Vec<_> = secrets
+            .iter()
+            .map(|(kind, text)| (kind.file, text))
+            .collect();
+        // Computed from RFC 5869 with another implementation.
+        assert_eq!(
+            derived,
+            [
+                (
+                    "cluster.secret",
+                    "e0ea4a45ccb0fc0b9bb3ffe8cb240a4e0248bd10bf2f0f787a54cbcc2be22eae"
+                ),
+                (
+                    "turn.secret",
+                    "53f2a0053d65a48d128ddf464c834ec9ee8c13c0130d402663173c446ac4e5e8"
+                ),
+                ("gossip.key", "kGFzwGN7NADFDH+wQ6V33EYK7fZap3kN84JXcv5WIn4="),
+                (
+                    "postgres-superuser.password",
+                    "UqjadE1pzp7noqE7SVX2IULtvXoPVxPe"
+                ),
+                (
+                    "postgres-replication.password",
+                    "NycRBX6FYosusnWWqtmNTdBhF6PJ71Of"
+                ),
+                (
+                    "postgres-rewind.password",
+                    "OLol3XKggpx5jye6xvvKhpdgJoEt0VuN"
+                ),
+                ("patroni-rest.password", "9TAR5NV91658taL6SKE2IV2vEnc7lwBn"),
+            ]
+        );
+    }
+
+    #[test]
+    fn another_cluster_or_another_key_has_other_secrets() {
+        let texts = |key: &[u8; 32], cluster| {
+            let secrets = Secrets::derive(key, cluster, &Overrides::default());
+            secrets
+                .iter()
+                .map(|(_, text)| text.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let all = [texts(&key(), "a"), texts(&key(), "b"), texts(&[9; 32], "a")].concat();
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), 3 * KINDS.len());
+    }
+
+    #[test]
+    fn a_variable_is_the_files_name_in_capitals() {
+        for kind in KINDS {
+            let name = kind.file.to_uppercase().replace(['.', '-'], "_");
+            assert_eq!(kind.variable, format!("{ENV_PREFIX}{name}"));
+        }
+    }
+
+    #[test]
+    fn the_environment_replaces_what_it_gives_and_an_empty_variable_nothing() {
+        let given = "A".repeat(64);
+        let overrides = overrides(&[
+            ("PATH", "/bin"),
+            ("HOLDFAST_SECRET_TURN_SECRET", &given),
+            ("HOLDFAST_SECRET_GOSSIP_KEY", ""),
+        ]);
+        let secrets = Secrets::derive(&key(), "north", &overrides.unwrap());
+        let derived = Secrets::derive(&key(), "north", &Overrides::default());
+        for ((kind, text), (_, without)) in secrets.iter().zip(derived.iter()) {
+            let expected = if kind.file == "turn.secret" {
+                &given
+            } else {
+                without
+            };
+            assert_eq!(text, expected, "{}", kind.file);
+        }
+    }
+
+    #[test]
+    fn a_variable_in_the_wrong_format_is_refused_without_being_shown() {
+        let marker = "hunter2";
+        for kind in KINDS {
+            let error = overrides(&[(kind.variable, marker)]).unwrap_err();
+            let said = format!("{error} {error:?}");
+            assert!(said.contains(kind.variable), "{said}");
+            assert!(said.contains(kind.format.describe()), "{said}");
+            assert!(said.contains("7 characters"), "{said}");
+            assert!(!said.contains(marker), "{said}");
+        }
+        let not_text = OsString::from_vec(vec![b'h', 0xff]);
+        let error = Overrides::from_env([(KINDS[0].variable.into(), not_text)]).unwrap_err();
+        assert!(matches!(error, SecretError::NotText { .. }));
+    }
+
+    #[test]
+    fn lines_that_end_and_keys_of_another_length_are_no_secrets() {
+        let hex = format!("{}\n", "a".repeat(64));
+        let short = BASE64.encode([1; 16]);
+        let umlaut = format!("{}ä", "a".repeat(30));
+        for (variable, value) in [
+            ("HOLDFAST_SECRET_CLUSTER_SECRET", hex.as_str()),
+            ("HOLDFAST_SECRET_GOSSIP_KEY", short.as_str()),
+            ("HOLDFAST_SECRET_PATRONI_REST_PASSWORD", umlaut.as_str()),
+        ] {
+            assert!(overrides(&[(variable, value)]).is_err(), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_names_no_secret_is_an_error_that_lists_them() {
+        let error = overrides(&[("HOLDFAST_SECRET_TYPO", "x")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("HOLDFAST_SECRET_TYPO") && error.contains(KINDS[6].variable));
+    }
+
+    #[test]
+    fn what_is_shown_of_secrets_is_nothing() {
+        let given = overrides(&[("HOLDFAST_SECRET_TURN_SECRET", &"ab".repeat(32))]).unwrap();
+        let secrets = Secrets::derive(&key(), "north", &given);
+        assert_eq!(format!("{secrets:?}"), "Secrets(..)");
+        assert_eq!(format!("{given:?}"), r#"{"turn.secret"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_gives_secrets_in_their_formats(key: [u8; 32], cluster in "[a-z0-9._-]{1,64}") {
+            let secrets = Secrets::derive(&key, &cluster, &Overrides::default());
+            for (kind, text) in secrets.iter() {
+                prop_assert!(kind.format.fits(text), "{} has another format", kind.file);
+            }
+        }
+
+        #[test]
+        fn no_value_of_a_variable_is_shown(value in "[^0-9]{9,200}", index in 0..KINDS.len()) {
+            if let Err(error) = overrides(&[(KINDS[index].variable, &value)]) {
+                prop_assert!(!error.to_string().contains(&value));
+            }
+        }
+    }
+}

@@ -130,3 +130,67 @@ fn parse_key(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
     hex::decode(text, key.as_mut())?;
     Some(key)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use tempfile::TempDir;
+
+    fn key_file(folder: &TempDir, content: &[u8], mode: u32) -> PathBuf {
+        let path = folder.path().join("instance.key");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_key_file_is_64_digits_with_or_without_a_line_break() {
+        let folder = TempDir::new().unwrap();
+        let digits = "0aF1".repeat(16);
+        for (end, mode) in [("", 0o400), ("\n", 0o600), ("\r\n", 0o400)] {
+            let path = key_file(&folder, format!("{digits}{end}").as_bytes(), mode);
+            assert_eq!(read_key_file(&path).unwrap()[..2], [0x0a, 0xf1]);
+        }
+    }
+
+    #[test]
+    fn a_key_file_that_others_may_read_or_own_or_that_is_none_is_refused_unseen() {
+        let folder = TempDir::new().unwrap();
+        let digits = "c0ffee00".repeat(8);
+        let refused = |path: &Path| {
+            let error = read_key_file(path).unwrap_err();
+            assert!(error.is_configuration());
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("c0ffee"), "{text}");
+            assert!(text.contains(KEY_FILE_EXPECTED), "{text}");
+            text
+        };
+        for mode in [0o644, 0o440, 0o700, 0o4600] {
+            let text = refused(&key_file(&folder, digits.as_bytes(), mode));
+            assert!(text.contains(&format!("it has mode {mode:04o}")), "{text}");
+        }
+        for content in [
+            "",
+            "c0ffee",
+            &format!("{digits}00"),
+            &format!("{digits}\n\n"),
+            &"g".repeat(64),
+        ] {
+            let text = refused(&key_file(&folder, content.as_bytes(), 0o400));
+            assert!(text.contains("it holds something else"), "{text}");
+        }
+        refused(&key_file(&folder, &[0xff; 64], 0o400));
+        assert!(refused(&folder.path().join("none")).contains("no such file"));
+        assert!(refused(folder.path()).contains("no regular file"));
+        // Only root can give a file away.
+        if user() == 0 {
+            let path = key_file(&folder, digits.as_bytes(), 0o400);
+            chown(&path, Some(4711), None).unwrap();
+            assert!(refused(&path).contains("belongs to user 4711"));
+        }
+    }
+}

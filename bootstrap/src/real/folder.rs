@@ -285,3 +285,7 @@ fn check(path: &Path, meta: &fs::Metadata, mode: u32) -> Result<(), FileError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;

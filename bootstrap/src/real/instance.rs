@@ -98,3 +98,79 @@ fn checksum(id: &str) -> String {
     );
     hex::encode(&digest.as_ref()[..8]).as_str().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use std::fs;
+    use tempfile::TempDir;
+
+    fn open(folder: &TempDir, seed: u8) -> Instance {
+        Instance::open(folder.path(), &Seed::new([seed; 32])).unwrap()
+    }
+
+    #[test]
+    fn an_identity_survives_restarts() {
+        let folder = TempDir::new().unwrap();
+        let first = open(&folder, 1);
+        assert!(first.is_new && first.id.len() == ID_LEN);
+        let again = open(&folder, 2);
+        assert_eq!(
+            again,
+            Instance {
+                id: first.id,
+                is_new: false
+            }
+        );
+    }
+
+    #[test]
+    fn two_machines_have_two_identities() {
+        let ids = [1, 2].map(|seed| open(&TempDir::new().unwrap(), seed).id);
+        assert_ne!(ids[0], ids[1]);
+    }
+
+    #[test]
+    fn the_file_never_changes_its_format() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let text = format!(r#"{{"id":"{id}","checksum":"675786c334eea04b"}}"#) + "\n";
+        assert_eq!(format(id), text);
+        assert_eq!(parse(text.as_bytes()).as_deref(), Some(id));
+    }
+
+    #[test]
+    fn a_file_that_is_torn_anywhere_means_a_new_identity_which_then_stays() {
+        let whole = format("0123456789abcdef0123456789abcdef");
+        // Without the line break it is whole.
+        for len in 0..whole.len() - 1 {
+            let folder = TempDir::new().unwrap();
+            fs::write(folder.path().join(INSTANCE_FILE), &whole[..len]).unwrap();
+            let new = open(&folder, 1);
+            assert!(new.is_new, "{len} bytes");
+            assert_eq!(open(&folder, 2).id, new.id);
+        }
+    }
+
+    #[test]
+    fn a_bit_that_flips_is_noticed() {
+        let whole = format("0123456789abcdef0123456789abcdef");
+        for bit in 0..(whole.len() - 1) * 8 {
+            let mut bytes = whole.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // An escape or another case may spell the same text.
+            let id = parse(&bytes);
+            let same = id.as_deref() == Some("0123456789abcdef0123456789abcdef");
+            assert!(id.is_none() || same, "bit {bit} gave {id:?}");
+        }
+    }
+
+    #[test]
+    fn zeroes_and_megabytes_are_no_identity() {
+        for content in [vec![0; 80], vec![b' '; 5 << 20]] {
+            let folder = TempDir::new().unwrap();
+            fs::write(folder.path().join(INSTANCE_FILE), content).unwrap();
+            assert!(open(&folder, 1).is_new);
+        }
+    }
+}

@@ -4,6 +4,8 @@ mod dstack;
 mod http;
 mod patience;
 mod plain;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
