@@ -1,0 +1,1 @@
+//! How long each operation takes, one after the other.

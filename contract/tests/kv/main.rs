@@ -1,0 +1,24 @@
+//! The contract of the key-value store, against every implementation of it.
+//!
+//! The names are `kv/<implementation>/<case>`. `--ignored` runs `kv/<implementation>/latency`,
+//! which prints how long each operation takes.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod consul;
+mod latency;
+mod real;
+mod refusals;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut args = Arguments::from_args();
+    // Nearly all of them wait nearly all of the time.
+    args.test_threads = Some(args.test_threads.unwrap_or(64));
+    let mut trials: Vec<Trial> = consul::trials();
+    trials.extend(refusals::trials());
+    let verdict = libtest_mimic::run(&args, trials);
+    consul::stop();
+    verdict.exit();
+}
