@@ -12,6 +12,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUST_MIN_MINOR=95 # The root Cargo.toml's rust-version is 1.95.
 # The one that the checks were written with: a newer one may say other things, or need a newer Rust.
 CARGO_DENY_VERSION=0.20.2
+# The newest that builds from its Go module alone; deploy/consul/go.mod names it too.
+CONSUL_VERSION=1.20.1
+GO_MIN_MINOR=22 # deploy/consul/go.mod says 1.22.
+PATRONI_VERSION=$(sed -n 's/^patroni==//p' deploy/patroni/requirements.txt)
 mode=${1:-}
 packages=() # The Debian packages that are missing.
 
@@ -35,6 +39,54 @@ have_c() {
 
 have_cargo_deny() {
   [ "$(cargo-deny --version 2>/dev/null)" = "cargo-deny $CARGO_DENY_VERSION" ]
+}
+
+# A Go that is new enough, or that fetches one by itself (since 1.21).
+have_go() {
+  local version
+  have go && version=$(go env GOVERSION 2>/dev/null) || return 1
+  [[ $version =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= GO_MIN_MINOR))
+}
+
+# The program says what it is, and for its version this is right.
+is_consul() { [[ $("$1" version 2>/dev/null | head -n 1) == "Consul v${2:-}"* ]]; }
+have_consul() {
+  if [ -n "${CONSUL_BIN:-}" ]; then
+    is_consul "$CONSUL_BIN" || die "CONSUL_BIN=$CONSUL_BIN is not Consul: '$CONSUL_BIN version' does not say so"
+  else
+    is_consul "$HOLDFAST_CACHE/tools/bin/consul" "$CONSUL_VERSION"
+  fi
+}
+
+# Others use this machine as well, so it is nice. The program appears when it is whole.
+build_consul() {
+  local bin=$HOLDFAST_CACHE/tools/bin log
+  mkdir -p "$bin"
+  log=$(mktemp)
+  echo "setup: building Consul $CONSUL_VERSION, once, about five minutes" >&2
+  if ! (cd deploy/consul && CGO_ENABLED=0 nice -n 10 go build -mod=readonly -buildvcs=false -trimpath \
+    -ldflags '-s -w' -o "$bin/consul.new" github.com/hashicorp/consul) >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    rm -f "$log" "$bin/consul.new"
+    die "Consul $CONSUL_VERSION cannot be built: see above, or set CONSUL_BIN to an installed one"
+  fi
+  rm -f "$log"
+  mv "$bin/consul.new" "$bin/consul"
+}
+
+have_patroni() {
+  [ "$("$HOLDFAST_CACHE/tools/patroni/bin/patroni" --version 2>/dev/null)" = "patroni $PATRONI_VERSION" ]
+}
+
+# An environment of its own: the system's Python stays as it is.
+install_patroni() {
+  local to=$HOLDFAST_CACHE/tools/patroni
+  echo "setup: installing Patroni $PATRONI_VERSION" >&2
+  rm -rf "$to"
+  mkdir -p "${to%/*}"
+  python3 -m venv "$to" || die "python3 -m venv does not work: is python3-venv installed?"
+  "$to/bin/pip" --quiet --disable-pip-version-check install --requirement deploy/patroni/requirements.txt ||
+    die "Patroni $PATRONI_VERSION cannot be installed: see above"
 }
 
 as_root() {
@@ -99,6 +151,8 @@ if [ "$mode" = test ]; then
   need iperf3 iperf3
   need ps procps
   need git git # cargo-deny fetches the advisories with it.
+  have_patroni || python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  have_consul || have go || packages+=(golang-go)
 fi
 [ ${#packages[@]} = 0 ] || install_packages
 have_c || die "gcc cannot compile and link a C program: try gcc -x c - <<<'int main(void){}'"
@@ -115,5 +169,12 @@ if [ "$mode" = test ]; then
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --force "cargo-deny@$CARGO_DENY_VERSION" \
       --root "$HOLDFAST_CACHE/tools"
     have_cargo_deny || die "cargo-deny $CARGO_DENY_VERSION is built, but $(command -v cargo-deny) is found first"
+  fi
+  have_patroni || install_patroni
+  have_patroni || die "Patroni $PATRONI_VERSION is installed, but does not run: $HOLDFAST_CACHE/tools/patroni/bin/patroni --version"
+  if ! have_consul; then
+    have_go || die "Consul needs Go 1.$GO_MIN_MINOR or newer, found: $(go version 2>&1 | head -n 1); or set CONSUL_BIN to an installed Consul"
+    build_consul
+    have_consul || die "Consul $CONSUL_VERSION is built, but says: $("$HOLDFAST_CACHE/tools/bin/consul" version 2>&1 | head -n 1)"
   fi
 fi

@@ -1,7 +1,7 @@
 //go:build tools
 
-// Package consul builds Consul for the tests: `go build github.com/hashicorp/consul` in this
-// folder. The import keeps the requirement, and go.sum pins everything it is made of.
+// Package consul pins the Consul of the tests, with everything that it is made of. In this folder
+// `go build github.com/hashicorp/consul` makes the program; the import keeps the requirement.
 package consul
 
 import _ "github.com/hashicorp/consul"
