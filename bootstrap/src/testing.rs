@@ -21,13 +21,13 @@ use std::time::Duration;
 
 use holdfast_io::clock::Clock;
 use holdfast_io::http::{self, Request, Response, ServerLimits, StatusCode, Stop};
-use holdfast_io::net::{Listener, Net};
+use holdfast_io::net::{Listener, Net, Stream};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
 use holdfast_io::spawn::Spawn;
 use ring::hkdf;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::hex;
 use crate::real::UnixNet;
@@ -293,15 +293,21 @@ impl<L: Listener> Listener for Faulty<L> {
                 .fault(|f| matches!(f, Fault::Cut | Fault::Garbage))
             {
                 None => return Ok((stream, from)),
-                Some(Fault::Garbage) => {
-                    // A client that is gone already needs no garbage.
-                    let _ = stream.write_all(b"\x16\x03\x01 no HTTP\r\n\r\n").await;
-                    let _ = stream.shutdown().await;
-                }
+                Some(Fault::Garbage) => babble(&mut stream).await,
                 Some(_) => {}
             }
         }
     }
+}
+
+/// Bytes that are no HTTP, after the request and until the client has had enough: closing early
+/// would be another fault, [`Fault::Cut`].
+async fn babble<S: Stream>(stream: &mut S) {
+    let mut request = [0; 4096];
+    // A client that is gone already needs no garbage.
+    let _ = stream.read(&mut request).await;
+    let _ = stream.write_all(b"\x16\x03\x01 no HTTP\r\n\r\n").await;
+    while stream.read(&mut request).await.is_ok_and(|len| len > 0) {}
 }
 
 async fn answer<C: Clock>(shared: Shared, clock: C, request: Request) -> Response {

@@ -283,40 +283,39 @@ fn no_secret_and_no_key_is_in_a_log_an_error_or_what_debug_shows() {
         .finish();
     let mut said = String::new();
     let mut secrets = vec![KEY_HEX.to_owned()];
-    tracing::subscriber::with_default(subscriber, || {
-        let root = TempDir::new().unwrap();
-        let given = "5ec2e7".repeat(11)[..64].to_owned();
-        let variable = ("HOLDFAST_SECRET_TURN_SECRET".into(), given.clone().into());
-        let overrides = Overrides::from_env([variable]).unwrap();
-        let options = Options {
-            overrides,
-            ..options(&root)
-        };
-        let faults = [Fault::Status(500), Fault::Cut];
-        let script = Script::new(1, 1).with_faults(faults);
-        let _agent = Agent::start(&endpoint(&root), script).unwrap();
-        for config in [plain(&root), dstack(&root, Duration::from_secs(60))] {
-            let tee = open_tee(&config, &seed()).unwrap();
-            let key = block_on(tee.key(KEY_PATH, KEY_PURPOSE)).unwrap().unwrap();
-            secrets.push(hex::encode(key.as_ref()).as_str().to_owned());
-            secrets.push(format!("{:?}", &key[..])[1..20].to_owned());
-            let prepared = prepare_with(&options, &config).unwrap();
-            for path in &prepared.secrets {
-                secrets.push(fs::read_to_string(path).unwrap());
-            }
-            let done = finish(&options, prepared, 1).unwrap();
-            said += &format!("{done:?} {options:?} {config:?}");
-            fs::set_permissions(&options.secrets_dir, fs::Permissions::from_mode(0o711)).unwrap();
-            let error = prepare_with(&options, &config).unwrap_err();
-            said += &format!("{error} {error:?}");
-            fs::set_permissions(&options.secrets_dir, fs::Permissions::from_mode(0o700)).unwrap();
+    // For all threads: one for this thread alone would miss what other tests log first.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let root = TempDir::new().unwrap();
+    let given = "5ec2e7".repeat(11)[..64].to_owned();
+    let variable = ("HOLDFAST_SECRET_TURN_SECRET".into(), given.clone().into());
+    let overrides = Overrides::from_env([variable]).unwrap();
+    let options = Options {
+        overrides,
+        ..options(&root)
+    };
+    let faults = [Fault::Status(500), Fault::Cut];
+    let script = Script::new(1, 1).with_faults(faults);
+    let _agent = Agent::start(&endpoint(&root), script).unwrap();
+    for config in [plain(&root), dstack(&root, Duration::from_secs(60))] {
+        let tee = open_tee(&config, &seed()).unwrap();
+        let key = block_on(tee.key(KEY_PATH, KEY_PURPOSE)).unwrap().unwrap();
+        secrets.push(hex::encode(key.as_ref()).as_str().to_owned());
+        secrets.push(format!("{:?}", &key[..])[1..20].to_owned());
+        let prepared = prepare_with(&options, &config).unwrap();
+        for path in &prepared.secrets {
+            secrets.push(fs::read_to_string(path).unwrap());
         }
-    });
+        let done = finish(&options, prepared, 1).unwrap();
+        said += &format!("{done:?} {options:?} {config:?}");
+        fs::set_permissions(&options.secrets_dir, fs::Permissions::from_mode(0o711)).unwrap();
+        let error = prepare_with(&options, &config).unwrap_err();
+        said += &format!("{error} {error:?}");
+        fs::set_permissions(&options.secrets_dir, fs::Permissions::from_mode(0o700)).unwrap();
+    }
     said += &String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(
-        said.contains("the TEE does not answer yet"),
-        "the log was kept"
-    );
+    let socket = endpoint(&root).to_string();
+    let mut lines = said.lines().filter(|line| line.contains(&socket));
+    assert!(lines.any(|line| line.contains("the TEE does not answer yet")));
     assert_eq!(secrets.len(), 1 + 2 * (2 + 7));
     for secret in secrets {
         assert!(
