@@ -2,11 +2,34 @@
 //! shutdown in reverse with deadlines.
 //!
 //! States and invariants: `docs/membership.md`.
+//!
+//! `after` says when a child may start, and nothing else: when a child that others have waited for
+//! ends, the others run on. Who cannot live without it ends by itself, and then waits for it
+//! again. So one child that flaps flaps alone.
+//!
+//! What children wait for may also be an *external*: a name that the driver answers for with
+//! [`Input::External`], such as `mesh`.
+
+mod check;
+mod machine;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
+pub use check::{ConfigError, check};
+pub use machine::Supervisor;
+
 /// Most children.
 pub const CHILDREN_MAX: usize = 64;
+/// Most names that are no children and can be waited for.
+pub const EXTERNALS_MAX: usize = 16;
+/// Most restarts that a window may allow: more is no limit.
+pub const RESTARTS_MAX: u32 = 1000;
+/// Longest wait, window or deadline of a child: an hour. Whoever means longer means for ever.
+pub const TIME_MAX: Duration = Duration::from_secs(3600);
+/// What nothing survives: SIGKILL.
+pub const KILL: Signal = Signal(9);
 
 /// The name of a child: 1 to 63 letters, digits, '-', '_', '.'.
 pub type Name = crate::types::PeerId;
@@ -27,7 +50,8 @@ pub struct Child {
     pub ready_at_once: bool,
     /// A child that has ended well ends for good, and is ready then: a task, not a service.
     pub one_shot: bool,
-    /// Of everything that a new process would be needed for.
+    /// Of everything that a new process would be needed for: a reload with another digest ends
+    /// the child and starts it again, one that changes only what is said here does not.
     pub digest: [u8; 32],
     /// What asks it to end.
     pub stop_signal: Signal,
@@ -37,9 +61,10 @@ pub struct Child {
     pub backoff_first: Duration,
     /// Longest wait.
     pub backoff_last: Duration,
-    /// So many restarts within `window` are too many.
+    /// More restarts than these within `window` are too many.
     pub max_restarts: u32,
-    /// See `max_restarts`; as long it then rests.
+    /// See `max_restarts`; as long it then rests. A run that was ready for as long begins with the
+    /// first wait again.
     pub window: Duration,
 }
 
@@ -58,6 +83,16 @@ pub enum Ended {
     NotStarted,
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Code(code) => write!(f, "exit code {code}"),
+            Ended::Signal(Signal(number)) => write!(f, "signal {number}"),
+            Ended::NotStarted => f.write_str("it could not be started"),
+        }
+    }
+}
+
 /// Something happened.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -74,7 +109,16 @@ pub enum Input {
         /// How.
         how: Ended,
     },
-    /// These are the children from now on: the others end, changed ones start again.
+    /// What children may wait for and is none of them has become ready, or no longer is. Names
+    /// that were not given to [`Supervisor::with_externals`] are ignored.
+    External {
+        /// Its name.
+        name: Name,
+        /// Whether it is.
+        ready: bool,
+    },
+    /// These are the children from now on: the others end, changed ones start again. If something
+    /// is wrong with them, nothing changes, and [`Output::Refused`] says what.
     Reload(Vec<Child>),
     /// Start this child again, as somebody asked.
     Restart(Name),
@@ -85,7 +129,8 @@ pub enum Input {
 /// What to do, or to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Start a process for this child; answer with [`Input::Started`] or [`Input::Ended`].
+    /// Start a process for this child; answer with [`Input::Started`] or [`Input::Ended`]. No
+    /// signal is sent to it before that.
     Spawn {
         /// Which child.
         child: Name,
@@ -108,6 +153,8 @@ pub enum Output {
         /// Why, for people.
         why: String,
     },
+    /// What [`Input::Reload`] brought is wrong: nothing has changed.
+    Refused(ConfigError),
     /// After [`Input::Shutdown`]: all have ended. The machine does nothing more.
     Done,
 }
