@@ -1,23 +1,31 @@
 //! A key-value store that fails as Consul does, in virtual time.
 //!
-//! [`KvModel`] has the verbs of every machine, except that each call names the client that
-//! makes it:
+//! [`KvModel`] is the embedded store ([`holdfast_servers::kv::store`]) behind a bad network. It has
+//! the verbs of every machine, except that each call names the client that makes it:
 //!
 //! 1. [`KvModel::call`]: a client asks; [`KvModel::cancel`]: it gave up.
 //! 2. [`KvModel::poll_output`] until nothing is left: who is answered what.
 //! 3. [`KvModel::deadline`]: when to call [`KvModel::handle_deadline`].
 //!
-//! Faults are set on it at any time. [`KvModel::history`] is what an oracle reads.
+//! Faults are set on it at any time. [`KvModel::history`] is what an oracle reads. With the feature
+//! `io`, `asked` is the model as a `holdfast_io::kv::Kv`.
 
-use std::collections::BTreeSet;
-use std::collections::VecDeque;
+#[cfg(feature = "io")]
+pub mod asked;
+mod history;
+mod model;
+#[cfg(test)]
+mod tests;
+
 use std::ops::RangeInclusive;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use holdfast_core::entropy::Seed;
-use holdfast_core::kv::{Entry, Failure, FailureKind, Request, Response};
-use holdfast_core::time::Now;
-use holdfast_net_model::Ratio;
+use holdfast_core::kv::{Failure, Response};
+pub use holdfast_net_model::Ratio;
+use holdfast_servers::kv::store::Limits;
+
+pub use history::Applied;
+pub use model::KvModel;
 
 /// What a world is told to expect of its key-value store.
 #[derive(Clone, Debug)]
@@ -27,8 +35,10 @@ pub struct Config {
     /// How long a caller waits for an answer, besides the wait of a read. Default 10 s.
     pub patience: Duration,
     /// When a session ends, in percent of its TTL since the last renewal, drawn each time.
-    /// Default 100 to 200, which is what Consul promises.
+    /// Default 100 to 200, which is what Consul promises; what is outside is taken for its bound.
     pub life_percent: RangeInclusive<u32>,
+    /// What the store takes at most.
+    pub limits: Limits,
     /// What goes wrong by chance.
     pub faults: Faults,
 }
@@ -39,6 +49,7 @@ impl Default for Config {
             delay: Duration::from_millis(1)..=Duration::from_millis(20),
             patience: Duration::from_secs(10),
             life_percent: 100..=200,
+            limits: Limits::default(),
             faults: Faults::default(),
         }
     }
@@ -77,114 +88,4 @@ pub struct Answered {
     pub ticket: u64,
     /// The answer.
     pub result: Result<Response, Failure>,
-}
-
-/// A change that was applied to an entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Its index.
-    pub index: u64,
-    /// When.
-    pub at: Now,
-    /// Whose call it was; nobody's when a session ended by itself.
-    pub by: Option<(u32, u64)>,
-    /// The key.
-    pub key: String,
-    /// The entry before.
-    pub before: Option<Entry>,
-    /// The entry from then on.
-    pub after: Option<Entry>,
-}
-
-/// The store with its faults.
-///
-/// Invariant: every call that is not cancelled is answered once, at the latest when the caller's
-/// patience (and the wait of the read) is over.
-pub struct KvModel {
-    cut: BTreeSet<u32>,
-    outputs: VecDeque<Answered>,
-    history: Vec<Applied>,
-}
-
-impl KvModel {
-    /// An empty store.
-    pub fn new(config: Config, seed: Seed, now: Now) -> KvModel {
-        let _ = (config, seed, now);
-        KvModel {
-            cut: BTreeSet::new(),
-            outputs: VecDeque::new(),
-            history: Vec::new(),
-        }
-    }
-
-    /// A client asks. `ticket` names the call among those of this client.
-    pub fn call(&mut self, now: Now, client: u32, ticket: u64, request: Request) {
-        let _ = (now, request);
-        self.outputs.push_back(Answered {
-            client,
-            ticket,
-            result: Err(Failure::determinate(FailureKind::Unavailable, "no leader")),
-        });
-    }
-
-    /// The client does not want the answer any more. The request may happen all the same.
-    pub fn cancel(&mut self, now: Now, client: u32, ticket: u64) {
-        let _ = (now, client, ticket);
-    }
-
-    /// Everything that is due by `now`.
-    pub fn handle_deadline(&mut self, now: Now) {
-        let _ = now;
-    }
-
-    /// The next answer.
-    pub fn poll_output(&mut self) -> Option<Answered> {
-        self.outputs.pop_front()
-    }
-
-    /// When to call [`KvModel::handle_deadline`], and why.
-    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        None
-    }
-
-    /// From now on, other things go wrong by chance.
-    pub fn set_faults(&mut self, faults: Faults) {
-        let _ = faults;
-    }
-
-    /// Cut this client off, or no longer: nothing that it sends arrives, nor any answer to it.
-    pub fn set_cut(&mut self, now: Now, client: u32, cut: bool) {
-        let _ = now;
-        match cut {
-            true => self.cut.insert(client),
-            false => self.cut.remove(&client),
-        };
-    }
-
-    /// Nobody serves until `until`: connections are refused, calls on their way are lost.
-    pub fn set_unavailable(&mut self, now: Now, until: Instant) {
-        let _ = (now, until);
-    }
-
-    /// The leader is gone, and the next one serves from `until` on: some calls are refused, some
-    /// lost, some done late; then every session begins its TTL anew and lock delays are forgotten.
-    pub fn change_leader(&mut self, now: Now, until: Instant) {
-        let _ = (now, until);
-    }
-
-    /// Every entry as it is now, in the order of the keys.
-    pub fn entries(&self) -> Vec<Entry> {
-        Vec::new()
-    }
-
-    /// One entry as it is now.
-    pub fn entry(&self, key: &str) -> Option<Entry> {
-        let _ = key;
-        None
-    }
-
-    /// Every change of an entry so far, in the order in which they happened.
-    pub fn history(&self) -> &[Applied] {
-        &self.history
-    }
 }

@@ -235,7 +235,10 @@ impl<J: Journal> Store<J> {
 
     /// Something happened.
     pub fn handle(&mut self, now: Now, input: Input) {
-        self.handle_deadline(now);
+        // A leader that was not there ends no session.
+        if !matches!(input, Input::LeaderChanged) {
+            self.handle_deadline(now);
+        }
         match input {
             Input::Call { ticket, request } => match request {
                 Request::Get { key, wait, .. } => match check_key(&key) {
@@ -304,6 +307,11 @@ impl<J: Journal> Store<J> {
     /// How many reads wait.
     pub fn waiting(&self) -> usize {
         self.waiters.len()
+    }
+
+    /// Whether this call is a read that waits.
+    pub fn waits(&self, ticket: u64) -> bool {
+        self.waiters.get(ticket).is_some()
     }
 
     /// The journal.
