@@ -151,8 +151,8 @@ if [ "$mode" = test ]; then
   need iperf3 iperf3
   need ps procps
   need git git # cargo-deny fetches the advisories with it.
-  have_patroni || python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
-  have_consul || have go || packages+=(golang-go)
+  [ -x "$HOLDFAST_CACHE/tools/patroni/bin/patroni" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  [ -x "${CONSUL_BIN:-$HOLDFAST_CACHE/tools/bin/consul}" ] || have go || packages+=(golang-go)
 fi
 [ ${#packages[@]} = 0 ] || install_packages
 have_c || die "gcc cannot compile and link a C program: try gcc -x c - <<<'int main(void){}'"
@@ -170,8 +170,10 @@ if [ "$mode" = test ]; then
       --root "$HOLDFAST_CACHE/tools"
     have_cargo_deny || die "cargo-deny $CARGO_DENY_VERSION is built, but $(command -v cargo-deny) is found first"
   fi
-  have_patroni || install_patroni
-  have_patroni || die "Patroni $PATRONI_VERSION is installed, but does not run: $HOLDFAST_CACHE/tools/patroni/bin/patroni --version"
+  if ! have_patroni; then
+    install_patroni
+    have_patroni || die "Patroni $PATRONI_VERSION is installed, but does not run: $HOLDFAST_CACHE/tools/patroni/bin/patroni --version"
+  fi
   if ! have_consul; then
     have_go || die "Consul needs Go 1.$GO_MIN_MINOR or newer, found: $(go version 2>&1 | head -n 1); or set CONSUL_BIN to an installed Consul"
     build_consul
