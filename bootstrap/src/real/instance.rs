@@ -173,4 +173,13 @@ mod tests {
             assert!(open(&folder, 1).is_new);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_but_what_we_wrote_is_an_identity(bytes: Vec<u8>, id in "[0-9a-f]{32}") {
+            proptest::prop_assert_eq!(parse(&bytes), None);
+            let text = format(&id);
+            proptest::prop_assert_eq!(parse(text.as_bytes()), Some(id));
+        }
+    }
 }

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::http::Endpoint;
 use holdfast_io::net::Net;
-use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::answers::{self, Wrong};
 use super::http::{Failure, Post, post};
 use super::{Info, LocalBoxFuture, Quote, Tee, TeeError, check_key_name, millis};
 use crate::hex;
@@ -30,10 +30,6 @@ pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 const KEY_ANSWER_LEN_MAX: usize = 16 << 10;
 /// Largest other answer: an event log has some hundred kilobytes at most.
 const ANSWER_LEN_MAX: usize = 2 << 20;
-/// Longest id, in hexadecimal digits; dstack's have 40 and 64.
-const ID_LEN_MAX: usize = 128;
-/// How much of an error's text is shown, characters.
-const DETAIL_LEN_MAX: usize = 200;
 /// Longest path of a socket, bytes (unix(7)).
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
@@ -156,7 +152,10 @@ impl<N: Net, C: Clock> Dstack<N, C> {
                 endpoint: endpoint(),
                 call,
                 status,
-                detail: detail(&body),
+                detail: match status {
+                    404 => " (dstack OS has this call since 0.5)".to_owned(),
+                    _ => answers::detail(&body),
+                },
             }),
         }
     }
@@ -244,31 +243,13 @@ impl<N: Net, C: Clock> Dstack<N, C> {
         }
     }
 
-    fn shape(&self, call: &'static str, found: String, expected: &'static str) -> TeeError {
+    fn shape(&self, call: &'static str, wrong: Wrong) -> TeeError {
         TeeError::Shape {
             endpoint: self.endpoint.clone(),
             call,
-            found,
-            expected,
+            found: wrong.found,
+            expected: wrong.expected,
         }
-    }
-
-    /// The fields of an answer. What serde says of an answer may quote it, so it is not shown.
-    fn parse<'a, T: Deserialize<'a>>(
-        &self,
-        call: &'static str,
-        body: &'a [u8],
-        expected: &'static str,
-    ) -> Result<T, TeeError> {
-        serde_json::from_slice(body).map_err(|error| {
-            let what = match error.classify() {
-                serde_json::error::Category::Data => "JSON with other fields",
-                _ => "something that is no JSON",
-            };
-            let (line, column, len) = (error.line(), error.column(), body.len());
-            let found = format!("{what} ({len} bytes, line {line}, column {column})");
-            self.shape(call, found, expected)
-        })
     }
 }
 
@@ -277,94 +258,26 @@ const INFO: &str = "/Info";
 const GET_KEY: &str = "/GetKey";
 const GET_QUOTE: &str = "/GetQuote";
 
-#[derive(Deserialize)]
-struct InfoAnswer {
-    app_id: String,
-    instance_id: String,
-    #[serde(default)]
-    compose_hash: String,
-}
-
-/// Borrowed, so that no copy of the key is left behind.
-#[derive(Deserialize)]
-struct KeyAnswer<'a> {
-    key: &'a str,
-}
-
-#[derive(Deserialize)]
-struct QuoteAnswer {
-    quote: String,
-    #[serde(default)]
-    event_log: String,
-    #[serde(default)]
-    vm_config: String,
-    #[serde(default)]
-    report_data: String,
-}
-
 impl<N: Net, C: Clock> Dstack<N, C> {
     async fn get_info(&self) -> Result<Info, TeeError> {
         let body = self.call(INFO, json!({}), ANSWER_LEN_MAX).await?;
-        let answer: InfoAnswer = self.parse(
-            INFO,
-            &body,
-            "an object with the texts app_id and instance_id",
-        )?;
-        let digits = "hexadecimal digits, at most 128";
-        let id = |name: &str, text: String| match is_hex_id(&text) {
-            true => Ok(text.to_ascii_lowercase()),
-            false => Err(self.shape(INFO, format!("{name} = {:?}", shortened(&text)), digits)),
-        };
-        if answer.app_id.is_empty() {
-            return Err(self.shape(INFO, "an empty app_id".to_owned(), digits));
-        }
-        let non_empty = |text: String| (!text.is_empty()).then_some(text);
-        Ok(Info {
-            app_id: id("app_id", answer.app_id)?,
-            instance_id: non_empty(id("instance_id", answer.instance_id)?),
-            compose_hash: non_empty(id("compose_hash", answer.compose_hash)?),
-        })
+        answers::info(&body).map_err(|wrong| self.shape(INFO, wrong))
     }
 
     async fn get_key(&self, path: &str, purpose: &str) -> Result<Zeroizing<[u8; 32]>, TeeError> {
-        const EXPECTED: &str = "an object with `key`, 64 hexadecimal digits";
         check_key_name(path)?;
         check_key_name(purpose)?;
         let request = json!({"path": path, "purpose": purpose, "algorithm": "secp256k1"});
         let body = self.call(GET_KEY, request, KEY_ANSWER_LEN_MAX).await?;
         // The one buffer that is ours to overwrite, where nobody else holds it.
         let body = Zeroizing::new(Vec::from(body));
-        let answer: KeyAnswer<'_> = self.parse(GET_KEY, &body, EXPECTED)?;
-        let mut key = Zeroizing::new([0; 32]);
-        hex::decode(answer.key, key.as_mut()).ok_or_else(|| {
-            let found = format!("`key` of {} characters", answer.key.chars().count());
-            self.shape(GET_KEY, found, EXPECTED)
-        })?;
-        match key.iter().all(|byte| *byte == 0) {
-            true => Err(self.shape(GET_KEY, "a key of zeroes".to_owned(), EXPECTED)),
-            false => Ok(key),
-        }
+        answers::key(&body).map_err(|wrong| self.shape(GET_KEY, wrong))
     }
 
     async fn get_quote(&self, report_data: &[u8; 64]) -> Result<Quote, TeeError> {
-        const EXPECTED: &str = "an object with `quote`, hexadecimal digits, for our report_data";
-        let asked = hex::encode(report_data);
-        let request = json!({"report_data": *asked});
+        let request = json!({"report_data": *hex::encode(report_data)});
         let body = self.call(GET_QUOTE, request, ANSWER_LEN_MAX).await?;
-        let answer: QuoteAnswer = self.parse(GET_QUOTE, &body, EXPECTED)?;
-        let wrong = |found: String| self.shape(GET_QUOTE, found, EXPECTED);
-        if !answer.report_data.is_empty() && !answer.report_data.eq_ignore_ascii_case(&asked) {
-            return Err(wrong("a quote for another report_data".to_owned()));
-        }
-        let mut quote = vec![0; answer.quote.len() / 2];
-        match hex::decode(&answer.quote, &mut quote) {
-            Some(()) if !quote.is_empty() => Ok(Quote {
-                quote,
-                event_log: answer.event_log,
-                vm_config: answer.vm_config,
-            }),
-            _ => Err(wrong(format!("`quote` of {} bytes", answer.quote.len()))),
-        }
+        answers::quote(&body, report_data).map_err(|wrong| self.shape(GET_QUOTE, wrong))
     }
 }
 
@@ -394,26 +307,5 @@ impl<N, C> fmt::Debug for Dstack<N, C> {
         f.debug_struct("Dstack")
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
-    }
-}
-
-fn is_hex_id(text: &str) -> bool {
-    text.len() <= ID_LEN_MAX && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(DETAIL_LEN_MAX).collect()
-}
-
-/// What the agent says about its refusal: `{"error": "..."}`. Quoted, so that it cannot forge
-/// lines of a log.
-fn detail(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: String,
-    }
-    match serde_json::from_slice::<Refusal>(body) {
-        Ok(refusal) => format!(" and {:?}", shortened(&refusal.error)),
-        Err(_) => String::new(),
     }
 }

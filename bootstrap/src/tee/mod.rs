@@ -1,5 +1,6 @@
 //! What vouches for this machine: who it is, and keys that only its application gets.
 
+pub mod answers;
 mod dstack;
 mod http;
 mod patience;

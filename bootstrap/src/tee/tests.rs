@@ -214,17 +214,23 @@ fn each_fault_of_an_agent_has_its_own_error_and_only_those_that_pass_are_tried_a
         (500, true),
         (503, true),
         (400, true),
-        (404, false),
+        (429, true),
         (403, false),
     ] {
         let error = info_with(Fault::Status(status));
         let text = error.to_string();
-        assert!(
-            text.contains(&format!("status {status} and \"as the script says\"")),
-            "{text}"
-        );
+        let shown = format!("status {status} and \"as the script says\"");
+        assert!(text.contains(&shown), "{text}");
         assert_eq!(error.is_transient(), transient, "{text}");
     }
+    let error = info_with(Fault::Status(404));
+    assert!(
+        error
+            .to_string()
+            .contains("(dstack OS has this call since 0.5)"),
+        "{error}"
+    );
+    assert!(!error.is_transient());
 }
 
 #[test]
