@@ -1,8 +1,8 @@
 //! One process per VM: children, the Consul agent, registration, readiness.
 //!
 //! [`run`] is `holdfast sidecar`, without its command line and its configuration file. What it
-//! decides, it asks machines of `holdfast_core` for: `claim` drives the claim of a slot,
-//! `children` the supervision of children. What must hold is in `docs/membership.md`.
+//! decides, it asks machines of `holdfast_core` for: [`claim`] drives the claim of a slot,
+//! [`children`] the supervision of children. What must hold is in `docs/membership.md`.
 //!
 //! Signals, as PID 1 or not:
 //!
@@ -14,15 +14,20 @@
 //! | SIGUSR1 | not touched here: the caller dumps the flight recorder |
 //! | SIGCHLD | processes that ended are reaped, those that were left to us too |
 
+mod admin;
+pub mod children;
+pub mod claim;
 pub mod consul_agent;
 mod error;
 pub mod hosts;
+mod inside;
 mod options;
 mod probe;
 pub mod processes;
 pub mod registration;
 mod run;
 pub mod services;
+mod signals;
 mod status;
 
 pub use error::Error;
@@ -30,6 +35,9 @@ pub use options::{
     Bootstrap, Child, Consul, Member, Options, Peer, Prepared, Ready, ReadyError, Reload,
     SlotOptions, peer_id, slots_of,
 };
-pub use run::run;
+pub use run::{run, run_asked};
 pub use services::Service;
-pub use status::{ConsulStatus, ServiceStatus, SidecarStatus, SlotStatus};
+pub use signals::Ask;
+pub use status::{
+    ChildStatus, ConsulStatus, ServiceStatus, Shared, SidecarStatus, SlotEntry, SlotStatus,
+};

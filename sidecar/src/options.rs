@@ -92,8 +92,8 @@ impl Default for SlotOptions {
             pinned: None,
             lease: LEASE,
             patience: Duration::ZERO,
-            // Crystals are within 0.1 ‰; a hypervisor that slews a clock may reach 0.5 ‰.
-            drift_per_mille: 1,
+            // Crystals are off by 0.1 at most, and NTP slews by 0.5: ten times that.
+            drift_per_mille: 5,
         }
     }
 }
@@ -113,6 +113,19 @@ pub struct Consul {
     pub server_role: String,
     /// The token of the agent's API, where it asks for one.
     pub token: Option<Zeroizing<String>>,
+}
+
+impl Default for Consul {
+    fn default() -> Consul {
+        Consul {
+            program: PathBuf::from("consul"),
+            datacenter: "dc1".to_owned(),
+            raft_multiplier: 5,
+            user: None,
+            server_role: "coordinator".to_owned(),
+            token: None,
+        }
+    }
 }
 
 /// A program that the sidecar runs.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// The `sidecar` section of `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,8 +110,52 @@ pub struct ServiceStatus {
     pub problem: Option<String>,
 }
 
-/// The one status that all parts write to.
-pub(crate) type Shared = Rc<RefCell<SidecarStatus>>;
+/// The one status that all parts write to, and are told of changes by.
+#[derive(Clone)]
+pub struct Shared {
+    status: Rc<RefCell<SidecarStatus>>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared {
+            status: Rc::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+}
+
+impl Shared {
+    /// Look at it.
+    pub fn view<T>(&self, look: impl FnOnce(&SidecarStatus) -> T) -> T {
+        look(&self.status.borrow())
+    }
+
+    /// Change it; others are told when it is another then.
+    pub fn update(&self, change: impl FnOnce(&mut SidecarStatus)) {
+        let old = self.status.borrow().clone();
+        change(&mut self.status.borrow_mut());
+        if *self.status.borrow() != old {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Wait until it is so.
+    pub async fn wait_for(&self, is_so: impl Fn(&SidecarStatus) -> bool) {
+        let mut changes = self.changed.subscribe();
+        while !self.view(&is_so) {
+            // The sender is ours.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Hear of changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+}
 
 /// A state of core by the name that its JSON has.
 pub(crate) fn name_of<T: Serialize>(state: &T) -> String {

@@ -30,3 +30,8 @@ pub trait Processes: 'static {
     /// dropped. Call it from one task only.
     async fn ended(&self) -> (Run, Ended);
 }
+
+/// The user and the group of a name; `None` without one.
+pub(crate) fn account_ids(user: Option<&str>) -> Result<Option<(u32, u32)>, SpawnError> {
+    Ok(users::find(user, None)?.map(|account| (account.uid, account.gid)))
+}

@@ -1,0 +1,139 @@
+//! The mesh as a child that is no process.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_core::mesh::Input;
+use holdfast_core::supervise::{self, Signal};
+use holdfast_io::http::Stop;
+use holdfast_io::mesh::{MeshError, MeshHooks, MeshOptions, run_mesh_within};
+use holdfast_io::real::{RealClock, RealNet, RealSpawn};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::PageSender;
+use crate::children::{Job, ReadyNow, Supervised};
+use crate::error::Error;
+use crate::options::Member;
+use crate::run::MESH;
+
+/// What the machine is told after a reload, at one time: one entry for each peer and rule.
+const INPUTS_MAX: usize = 1024;
+/// The mesh ends within its own drain and a little; then it is dropped.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+type Make = Box<dyn FnMut(&Member) -> Result<MeshOptions, Error>>;
+
+/// The mesh of this process, across its restarts.
+#[derive(Clone)]
+pub(crate) struct Node {
+    make: Rc<RefCell<Make>>,
+    member: Rc<Member>,
+    page: PageSender,
+    /// To the mesh that runs.
+    inputs: Rc<RefCell<Option<mpsc::Sender<Input>>>>,
+    /// What no restart mends.
+    failed: watch::Sender<Option<Rc<Error>>>,
+}
+
+impl Node {
+    pub(crate) fn new(make: Make, member: Member, page: PageSender) -> Node {
+        Node {
+            make: Rc::new(RefCell::new(make)),
+            member: Rc::new(member),
+            page,
+            inputs: Rc::default(),
+            failed: watch::Sender::new(None),
+        }
+    }
+
+    /// As a child.
+    pub(crate) fn supervised(&self) -> Supervised {
+        let own = self.clone();
+        Supervised {
+            child: supervise::Child {
+                name: MESH.parse().expect("letters are a name"),
+                after: Vec::new(),
+                ready_at_once: false,
+                one_shot: false,
+                // The same for ever: a reload tells it what has changed.
+                digest: [0; 32],
+                stop_signal: Signal(libc::SIGTERM),
+                stop_deadline: STOP_DEADLINE,
+                backoff_first: Duration::from_millis(200),
+                backoff_last: Duration::from_secs(10),
+                max_restarts: 10,
+                window: Duration::from_secs(60),
+            },
+            job: Job::Inside(Rc::new(move |stop, ready| {
+                let own = own.clone();
+                Box::pin(async move { own.run(stop, ready).await })
+            })),
+        }
+    }
+
+    /// Tell the machine of the mesh that runs, if one does: at its next start it is made anew.
+    pub(crate) fn tell(&self, input: Input) {
+        if let Some(inputs) = &*self.inputs.borrow()
+            && inputs.try_send(input).is_err()
+        {
+            tracing::error!("the mesh was not told everything: reload again");
+        }
+    }
+
+    /// Wait for what no restart mends.
+    pub(crate) async fn failed(&self) -> Error {
+        let mut failed = self.failed.subscribe();
+        let found = failed.wait_for(Option::is_some).await;
+        let error = found.expect("the sender is ours").clone();
+        match error.as_deref() {
+            Some(Error::Config(what)) => Error::Config(what.clone()),
+            Some(other) => Error::Failure(other.to_string()),
+            None => Error::Failure("the mesh failed".to_owned()),
+        }
+    }
+
+    async fn run(self, stop: Stop, ready: ReadyNow) -> i32 {
+        let made = (self.make.borrow_mut())(&self.member);
+        let mut options = match made {
+            Ok(options) => options,
+            Err(error) => {
+                self.failed.send_replace(Some(Rc::new(error)));
+                return 2;
+            }
+        };
+        // Its page is a part of the sidecar's.
+        options.admin = None;
+        let (sender, inputs) = mpsc::channel(INPUTS_MAX);
+        *self.inputs.borrow_mut() = Some(sender);
+        let hooks = MeshHooks {
+            page: Some(self.page.clone()),
+            inputs: Some(inputs),
+        };
+        let mut shown = self.page.subscribe();
+        let tell = async {
+            // Its sockets are bound then.
+            let _ = shown.wait_for(Option::is_some).await.map(drop);
+            ready.tell().await;
+            std::future::pending::<()>().await;
+        };
+        let running = run_mesh_within(options, hooks, RealNet, RealClock, RealSpawn, stop);
+        let result = tokio::select! {
+            result = running => result,
+            () = tell => return 1,
+        };
+        *self.inputs.borrow_mut() = None;
+        match result {
+            Ok(()) => 0,
+            Err(error @ MeshError::Config(_)) => {
+                let error = Error::Config(error.to_string());
+                self.failed.send_replace(Some(Rc::new(error)));
+                2
+            }
+            Err(error) => {
+                tracing::error!(%error, "the mesh ended");
+                1
+            }
+        }
+    }
+}

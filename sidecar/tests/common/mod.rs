@@ -1,0 +1,124 @@
+//! What all tests with real processes need.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use holdfast_io::clock::{Clock, timeout};
+use holdfast_io::real::RealClock;
+
+/// Longest time that anything here may take: a bound, never a measure.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+static ONE: Mutex<()> = Mutex::new(());
+
+/// A test at a time: there is one reaper in a process.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wait for a condition.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            RealClock.sleep(LOOK_AGAIN).await;
+        }
+    };
+    let result = timeout(&RealClock, PATIENCE, waiting).await;
+    assert!(result.is_ok(), "waited in vain: {what}");
+}
+
+/// A folder of a test's own, removed with it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("holdfast-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("the temporary folder can be written to");
+        Folder(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.file(name)).unwrap_or_default()
+    }
+
+    /// A number that a process has written there as a line.
+    pub fn number(&self, name: &str) -> Option<i32> {
+        self.text(name).strip_suffix('\n')?.trim().parse().ok()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Whether there is a process of this number, a zombie included.
+pub fn exists(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// A command of the shell.
+pub fn sh(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+/// Whether this test may need root: on CI it has it, elsewhere it is left out.
+pub fn root() -> bool {
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    // SAFETY: takes nothing, cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !(ci && is_root) {
+        eprintln!("left out: needs CI=true and root");
+    }
+    ci && is_root
+}
+
+/// Everything that is logged in this process, as text.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Begin anew.
+    pub fn listen() -> Log {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        let log = LOG.get_or_init(|| {
+            let log = Log::default();
+            let writer = log.clone();
+            tracing_subscriber::fmt()
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .init();
+            log
+        });
+        log.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        log.clone()
+    }
+
+    pub fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
