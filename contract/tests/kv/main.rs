@@ -7,6 +7,7 @@
 
 mod consul;
 mod latency;
+mod model;
 mod real;
 mod refusals;
 
@@ -17,7 +18,9 @@ fn main() {
     // Nearly all of them wait nearly all of the time.
     args.test_threads = Some(args.test_threads.unwrap_or(64));
     let mut trials: Vec<Trial> = consul::trials();
+    trials.extend(model::trials());
     trials.extend(refusals::trials());
+    trials.extend(latency::trials());
     let verdict = libtest_mimic::run(&args, trials);
     consul::stop();
     verdict.exit();

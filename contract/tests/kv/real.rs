@@ -9,10 +9,10 @@ use holdfast_io::kv::consul::{Config, Consul};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
 use libtest_mimic::{Failed, Trial};
 
-/// The clock of the system.
-struct RealTime;
+/// tokio's clock: the system's, or in a paused runtime a virtual one.
+pub struct TokioTime;
 
-impl Time for RealTime {
+impl Time for TokioTime {
     fn now(&self) -> Instant {
         RealClock.now().mono
     }
@@ -47,7 +47,7 @@ pub fn trial(
     let name = format!("kv/{implementation}/{}", case.name);
     Trial::test(name, move || {
         run(&connect, |kv| {
-            (case.run)(Test::new(kv, Rc::new(RealTime), case.name))
+            (case.run)(Test::new(kv, Rc::new(TokioTime), case.name))
         })
     })
 }
