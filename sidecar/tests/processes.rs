@@ -155,8 +155,6 @@ fn each_line_is_an_event_with_the_name_of_the_child_and_the_stream() {
         let script = "echo out; echo err >&2; printf 'no end'; printf '\\377\\n' >&2";
         processes.spawn(Run(1), &spec(script)).unwrap();
         ended(&processes).await;
-        holdfast_io::clock::Clock::sleep(&RealClock, Duration::from_millis(300)).await;
-        eprintln!("LOG {}", log.text());
         for line in [
             "out child=child stream=\"stdout\"",
             "err child=child stream=\"stderr\"",

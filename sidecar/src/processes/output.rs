@@ -1,6 +1,7 @@
 //! What a process prints, as log events.
 
-use std::io;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const CHUNK_LEN: usize = 8 << 10;
 /// process waits. More than a log collector takes, less than a processor.
 const BYTES_PER_PACE: usize = 512 << 10;
 const PACE: Duration = Duration::from_millis(100);
+/// The most that a pipe holds (pipe(7), pipe-max-size).
+const PIPE_LEN_MAX: usize = 1 << 20;
 
 /// Log every line until the end of the stream, or until what was printed before `ended` is read.
 pub(super) async fn log_lines(
@@ -43,10 +46,12 @@ pub(super) async fn log_lines(
             biased;
             read = pipe.read(&mut chunk) => read,
             // A process that left the group may hold the stream open for ever.
-            _ = ended.wait_for(|ended| *ended) => match pipe.try_read(&mut chunk) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                read => read,
-            },
+            _ = ended.wait_for(|ended| *ended) => {
+                if let Ok(pipe) = pipe.into_nonblocking_fd() {
+                    log_rest(pipe, &mut chunk, &mut lines, &mut emit);
+                }
+                break;
+            }
         };
         match read {
             Ok(0) | Err(_) => break,
@@ -57,6 +62,20 @@ pub(super) async fn log_lines(
         }
     }
     lines.finish(&mut emit);
+}
+
+/// Log what is in the pipe at this moment. Asks the system itself: the runtime knows of bytes only
+/// once it has been told of them.
+fn log_rest(pipe: OwnedFd, chunk: &mut [u8], lines: &mut Lines, emit: &mut impl FnMut(&str)) {
+    let mut pipe = File::from(pipe);
+    let mut left = PIPE_LEN_MAX;
+    while let Ok(len @ 1..) = pipe.read(chunk) {
+        lines.push(&chunk[..len], emit);
+        left = left.saturating_sub(len);
+        if left == 0 {
+            break;
+        }
+    }
 }
 
 /// How much may be read before a pause.

@@ -11,7 +11,7 @@ use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::real::RealClock;
 
 /// Longest time that anything here may take: a bound, never a measure.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 static ONE: Mutex<()> = Mutex::new(());
