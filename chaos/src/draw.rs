@@ -183,6 +183,7 @@ fn plain(kind: FaultKind, at: When, lasts: Option<When>) -> Fault {
         broker: None,
         lose: None,
         repeat: None,
+        late: None,
         attack: None,
         count: None,
     }

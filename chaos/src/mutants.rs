@@ -54,6 +54,8 @@ pub const TABLE: &[Planted] = &[
     row(Mutant::NeverExpireSession, "dark-site", "grace", 2),
     row(Mutant::EpochRace, "dark-site", "convergence", 20),
     row(Mutant::NoPathSwitch, "path-flap", "convergence", 2),
+    row(Mutant::StealEarly, "slot-lease-expiry", "owners", 10),
+    row(Mutant::OutliveLease, "slot-lease-expiry", "owners", 10),
 ];
 
 const fn row(mutant: Mutant, scenario: &'static str, oracle: &'static str, seeds: u64) -> Planted {

@@ -65,6 +65,7 @@ impl Run {
             ends_at: scenario.duration(),
             ends_when_settled: false,
             wanted: Vec::new(),
+            membership: None,
         };
         Run {
             seed,

@@ -247,6 +247,94 @@ fn two_things_of_one_name_and_another_name_than_the_file() {
     ]));
 }
 
+const SLOTS: &str = r#"name = "slots"
+description = "Three instances want two slots."
+worlds = ["core"]
+duration = "100s"
+
+[membership]
+slots = 2
+lease = "10s"
+clocks_ppm = 5000
+
+[[node]]
+name = "i"
+count = 2
+
+[[node]]
+name = "pinned"
+identity = "tee"
+ordinal = 1
+
+[[fault]]
+at = "10s"
+for = "5s"
+kind = "kv-leader"
+
+[swarm]
+kinds = ["wipe", "kv-cut"]
+window = ["10s", "30s"]
+faults_max = 4
+"#;
+
+/// What is said of these slots after some of their text is replaced.
+fn slot_problems(edits: &[(&str, &str)]) -> String {
+    let mut text = SLOTS.to_owned();
+    for (from, to) in edits {
+        assert!(text.contains(from), "{from:?}");
+        text = text.replacen(from, to, 1);
+    }
+    match Scenario::parse("slots.toml", &text) {
+        Ok(_) => "no problem".to_owned(),
+        Err(problems) => problems.to_string(),
+    }
+}
+
+#[test]
+fn instances_are_as_many_as_counted_and_each_has_its_name() {
+    let scenario = Scenario::parse("slots.toml", SLOTS).unwrap();
+    let names = scenario.topology().nodes.iter().map(|node| &node.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["i-1", "i-2", "pinned"]);
+    let plan = scenario.plan(1, holdfast_plan::WorldKind::Core);
+    let clocks = plan.topology.nodes.iter().map(|node| node.clock.drift_ppm);
+    let clocks: Vec<i32> = clocks.collect();
+    assert!(clocks.iter().all(|ppm| (-5_000..=5_000).contains(ppm)));
+    assert!(clocks.iter().any(|ppm| *ppm != 0), "{clocks:?}");
+}
+
+#[test]
+fn slots_that_cannot_be_claimed_like_that() {
+    insta::assert_snapshot!(slot_problems(&[
+        ("lease = \"10s\"", "lease = \"10ms\"\ndrift_per_mille = 1"),
+        ("ordinal = 1", "ordinal = 3"),
+        ("[\"core\"]", "[\"core\", \"turmoil\"]"),
+        ("for = \"5s\"\n", ""),
+        ("[\"wipe\", \"kv-cut\"]", "[\"wipe\", \"flush\", \"cut\"]"),
+        ("[swarm]", "[expect]\nconverge_within = \"5ms\"\n\n[swarm]"),
+    ]));
+}
+
+#[test]
+fn more_instances_than_there_may_be() {
+    insta::assert_snapshot!(slot_problems(&[
+        ("count = 2", "count = 64"),
+        ("ordinal = 1", "ordinal = 1\ncount = 2"),
+    ]));
+}
+
+#[test]
+fn faults_of_slots_where_there_are_none() {
+    insta::assert_snapshot!(problems(&[
+        ("[\"cut\", \"loss\", \"crash\"]", "[\"cut\", \"wipe\"]"),
+        (
+            "kind = \"link\"\ndevice = \"a\"\nlink = \"blackhole\"",
+            "kind = \"kv-cut\""
+        ),
+        ("[expect]", "[expect]\nlosses_max = 1"),
+        ("name = \"b\"", "name = \"b\"\nordinal = 1"),
+    ]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 

@@ -76,7 +76,7 @@ fn overlap(a: Span, b: Span) -> bool {
 pub(crate) fn is_down(fault: &Fault, topology: &Topology) -> Option<NodeIndex> {
     let node = || fault.node.as_deref().and_then(|name| topology.find(name));
     match fault.kind {
-        FaultKind::Crash | FaultKind::Stop | FaultKind::Pause => node(),
+        kind if schedule::is_process(kind) => node(),
         // Without an end it is a change for good, not an absence.
         FaultKind::Move if fault.lasts.is_some() => node(),
         FaultKind::Link => {

@@ -15,6 +15,8 @@ use crate::scenario::values::{Directions, LinkText, Offset, Share, Time, When, W
 const SHORT_MS: (u64, u64) = (10, 500);
 const USUAL_MS: (u64, u64) = (100, 8_000);
 const LONG_MS: (u64, u64) = (1_000, 25_000);
+/// A process has the time to say so.
+const RETIRE_MS: (u64, u64) = (5_500, 20_000);
 /// Losses in percent, from a bad day to all but gone.
 const LOSSES: [u32; 6] = [1, 5, 20, 50, 90, 99];
 /// How far clocks jump, in milliseconds: within the expiry of messages, and it has no say.
@@ -61,8 +63,38 @@ impl Drawing<'_> {
                 let fault = self.lasting(FaultKind::Stop, SHORT_MS, rng)?;
                 self.at_node(fault, rng)
             }
+            SwarmKind::Wipe => {
+                let fault = self.lasting(FaultKind::Wipe, USUAL_MS, rng)?;
+                self.at_node(fault, rng)
+            }
+            SwarmKind::Retire => {
+                let fault = self.lasting(FaultKind::Retire, RETIRE_MS, rng)?;
+                self.at_node(fault, rng)
+            }
+            SwarmKind::KvLeader => self.lasting(FaultKind::KvLeader, USUAL_MS, rng),
+            SwarmKind::KvCut => {
+                let lasts = self.usual_or_longer(rng);
+                let fault = self.lasting(FaultKind::KvCut, lasts, rng)?;
+                match rng.below(3) {
+                    0 => Some(fault),
+                    _ => self.at_node(fault, rng),
+                }
+            }
+            SwarmKind::KvLoss => {
+                let fault = self.lasting(FaultKind::KvLoss, LONG_MS, rng)?;
+                let mut share = |max: u64| Ratio::new(10 * rng.below(max) as u32, 100).map(Share);
+                Some(Fault {
+                    lose: share(6),
+                    late: share(4),
+                    ..fault
+                })
+            }
             SwarmKind::Pause => {
-                let lasts = self.usual_or_long(rng);
+                // As without leases where there are none.
+                let lasts = match self.file.membership {
+                    Some(_) => self.usual_or_longer(rng),
+                    None => self.usual_or_long(rng),
+                };
                 let fault = self.lasting(FaultKind::Pause, lasts, rng)?;
                 self.at_node(fault, rng)
             }
@@ -120,6 +152,18 @@ impl Drawing<'_> {
         match rng.below(6) {
             0 => LONG_MS,
             _ => USUAL_MS,
+        }
+    }
+
+    /// With leases the longest is longer than they are.
+    fn usual_or_longer(&self, rng: &mut Entropy) -> (u64, u64) {
+        let lease = self.file.membership.as_ref().and_then(|m| m.lease);
+        match (rng.below(3), lease) {
+            (0, Some(lease)) => {
+                let lease_ms = u64::try_from(lease.0.as_millis()).unwrap_or(u64::MAX / 2);
+                (lease_ms / 2, lease_ms.saturating_mul(2).max(1))
+            }
+            _ => self.usual_or_long(rng),
         }
     }
 

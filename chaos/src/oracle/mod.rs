@@ -3,6 +3,7 @@
 //! * `content`: bytes and datagrams; `outsiders`: strangers and the allowlist.
 //! * `nodes`: queues, errors in logs, processes that end by themselves.
 //! * `links`: paths, convergence, links that flap or are down for too long.
+//! * `slots`: who owns which slot, and since when.
 //! * `workload`: what the scenario expects of each.
 //! * `story`: how links and nodes were at a time, told from the journal.
 
@@ -10,6 +11,7 @@ mod content;
 mod links;
 mod nodes;
 mod outsiders;
+mod slots;
 mod story;
 #[cfg(test)]
 mod testing;
@@ -152,6 +154,12 @@ const ORACLES: &[fn(&Case<'_>) -> Vec<Violation>] = &[
     links::flaps,
     links::grace,
     workload::workload,
+    slots::owners,
+    slots::leases,
+    slots::entries,
+    slots::rejoin,
+    slots::claims,
+    slots::losses,
 ];
 
 /// What there is to judge.

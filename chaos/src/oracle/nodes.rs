@@ -52,10 +52,11 @@ pub(super) fn ends(case: &Case<'_>) -> Vec<Violation> {
             (What::Step { step }, _) => {
                 let action = case.plan.steps.get(*step).map(|s| &s.action);
                 // Who is started again before the goodbye is said does not get to say it.
-                if let Some(Action::Crash(node) | Action::Start(node)) = action {
+                if let Some(Action::Crash(node) | Action::Start(node) | Action::Wipe(node)) = action
+                {
                     killed.insert(*node);
                 }
-                if let Some(Action::Stop(node)) = action {
+                if let Some(Action::Stop(node) | Action::Retire(node)) = action {
                     told.insert(*node);
                 }
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use holdfast_core::status::LinkState;
 use holdfast_plan::{
-    Action, DatagramReport, Entry, Journal, NodeIndex, Op, OpId, OpKind, Plan, Service, Side, Step,
-    StreamReport, What, WorldKind,
+    Action, DatagramReport, Entry, Journal, NodeIndex, Op, OpId, OpKind, Plan, Service, Side,
+    SlotEntry, SlotSeen, Step, StreamReport, What, WorldKind,
 };
 
 use super::{Case, Violation};
@@ -50,6 +50,15 @@ impl Stage {
         let node = Some(NodeIndex(node));
         self.journal.entries.push(Entry { at, node, what });
         self.journal.ended_at = at;
+    }
+
+    pub fn slot(&mut self, at_s: u64, node: Option<u16>, what: SlotSeen) {
+        self.slot_at(Duration::from_secs(at_s), node, what);
+    }
+
+    pub fn slot_at(&mut self, at: Duration, node: Option<u16>, what: SlotSeen) {
+        let node = node.map(NodeIndex);
+        self.journal.slots.push(SlotEntry { at, node, what });
     }
 
     pub fn client(&mut self, report: StreamReport) {

@@ -13,9 +13,9 @@ use holdfast_plan::{Action, NodeIndex, Op, OpId, OpKind, Plan, Step, Wanted, Wor
 
 use crate::Scenario;
 use crate::draw;
-use crate::scenario::File;
 use crate::scenario::format::{Fault, Seeds, Workload};
 use crate::scenario::values::{Start, Time, When};
+use crate::scenario::{File, clock, membership};
 
 /// Bytes of a probe: more than a packet, less than anybody waits for.
 const PROBE_BYTES: u64 = 2_000;
@@ -54,17 +54,27 @@ impl Scenario {
         let over = file.fault.iter().map(schedule::over_at).max();
         let healed_at = over.unwrap_or_default();
         let events = steps.sorted();
-        let wanted = wanted::wanted(topology, &file.expect, &events);
+        let membership = membership(&file);
+        let wanted = match membership {
+            // Instances run no mesh.
+            Some(_) => Vec::new(),
+            None => wanted::wanted(topology, &file.expect, &events),
+        };
         self.add_probes(&mut steps, healed_at, &wanted, &events);
+        let mut topology = topology.clone();
+        for (spec, node) in topology.nodes.iter_mut().zip(&file.node) {
+            spec.clock = clock(node);
+        }
         Plan {
             name: file.name.clone(),
             seed,
-            topology: topology.clone(),
+            topology,
             steps: steps.sorted(),
             healed_at,
             ends_at: file.duration.0,
             ends_when_settled: !file.full_length,
             wanted,
+            membership,
         }
     }
 
@@ -93,6 +103,13 @@ impl Scenario {
                 }
                 never => never,
             };
+        }
+        if let Some(ppm) = file.membership.as_mut().and_then(|m| m.clocks_ppm.take()) {
+            for node in &mut file.node {
+                let drawn = rng("clocks", &node.name).below(2 * u64::from(ppm) + 1);
+                let drawn = drawn as i32 - ppm as i32;
+                node.clock.drift_ppm.get_or_insert(drawn);
+            }
         }
         for workload in &mut file.workload {
             workload.at = fixed(workload.at, &mut rng("workloads", &workload.name));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_net_model::Ratio;
 use holdfast_plan::topology::node_address;
-use holdfast_plan::{Action, Device, NatIndex, NetworkFault, NodeIndex, Place, Topology};
+use holdfast_plan::{Action, Device, KvFault, NatIndex, NetworkFault, NodeIndex, Place, Topology};
 
 use crate::scenario::format::{Fault, FaultKind};
 use crate::scenario::{base_links, device_named, nat_named};
@@ -47,6 +47,12 @@ pub(crate) enum Hold {
     BrokerLoss,
     /// Whether the TURN server serves.
     Turn,
+    /// Whether the KV serves.
+    Kv,
+    /// Whether a node reaches the KV.
+    KvPath(NodeIndex),
+    /// What the KV loses.
+    KvLoss,
 }
 
 /// From when to when a fault is there, at the earliest and the latest.
@@ -68,6 +74,12 @@ pub(crate) fn over_at(fault: &Fault) -> Duration {
 pub(crate) const fn is_instant(kind: FaultKind) -> bool {
     use FaultKind as K;
     matches!(kind, K::Flush | K::ClockStep | K::Attack | K::Strangers)
+}
+
+/// Whether it decides if a node's process runs.
+pub(crate) const fn is_process(kind: FaultKind) -> bool {
+    use FaultKind as K;
+    matches!(kind, K::Crash | K::Stop | K::Pause | K::Wipe | K::Retire)
 }
 
 /// What a fault holds while it is there.
@@ -92,14 +104,25 @@ pub(crate) fn holds(fault: &Fault, topology: &Topology) -> Vec<Hold> {
                 .and_then(|name| device_named(topology, name))
                 .map(Hold::Link)
         }
-        FaultKind::Crash | FaultKind::Stop | FaultKind::Pause => node().map(Hold::Process),
+        kind if is_process(kind) => node().map(Hold::Process),
         FaultKind::Move if fault.lasts.is_some() => node().map(Hold::Place),
         FaultKind::UdpBlocked => nat().map(Hold::Udp),
         FaultKind::Renumber if fault.lasts.is_some() => nat().map(Hold::Address),
         FaultKind::Broker => Some(Hold::Broker(fault.broker.unwrap_or(1))),
         FaultKind::BrokerLoss => Some(Hold::BrokerLoss),
         FaultKind::Turn => Some(Hold::Turn),
-        FaultKind::Flush
+        FaultKind::KvLeader => Some(Hold::Kv),
+        FaultKind::KvCut => match &fault.node {
+            Some(_) => node().map(Hold::KvPath),
+            None => Some(Hold::Kv),
+        },
+        FaultKind::KvLoss => Some(Hold::KvLoss),
+        FaultKind::Crash
+        | FaultKind::Stop
+        | FaultKind::Pause
+        | FaultKind::Wipe
+        | FaultKind::Retire
+        | FaultKind::Flush
         | FaultKind::Move
         | FaultKind::Renumber
         | FaultKind::ClockStep
@@ -224,6 +247,17 @@ pub(crate) fn effect(fault: &Fault, topology: &Topology) -> Option<Effect> {
                 format!("{} gets {attack:?} from an outsider", node_name()),
             )
         }
+        FaultKind::Wipe => {
+            let node = node()?;
+            let words = format!("{} loses its disk", node_name());
+            (vec![Action::Wipe(node)], vec![Action::Start(node)], words)
+        }
+        FaultKind::Retire => {
+            let node = node()?;
+            let words = format!("{} gives its slot back", node_name());
+            (vec![Action::Retire(node)], vec![Action::Start(node)], words)
+        }
+        FaultKind::KvLeader | FaultKind::KvCut | FaultKind::KvLoss => kv(fault, topology)?,
         FaultKind::Strangers => {
             let (node, count) = (node()?, fault.count.unwrap_or(STRANGERS_DEFAULT));
             let begin = vec![Action::Strangers { node, count }];
@@ -242,6 +276,37 @@ pub(crate) fn effect(fault: &Fault, topology: &Topology) -> Option<Effect> {
 }
 
 type Parts = (Vec<Action>, Vec<Action>, String);
+
+fn kv(fault: &Fault, topology: &Topology) -> Option<Parts> {
+    let one = |fault| vec![Action::Kv(fault)];
+    let lasts = fault.lasts.map(|lasts| lasts.from());
+    Some(match (fault.kind, &fault.node) {
+        (FaultKind::KvLeader, _) => {
+            let after = lasts?;
+            let begin = one(KvFault::Leader { after });
+            (begin, Vec::new(), "the KV has another leader".to_owned())
+        }
+        (FaultKind::KvCut, Some(name)) => {
+            let node = topology.find(name)?;
+            let cut = |on| one(KvFault::Cut { node, on });
+            let words = format!("{name} does not reach the KV");
+            (cut(true), cut(false), words)
+        }
+        (FaultKind::KvCut, None) => {
+            let begin = one(KvFault::Away { lasts: lasts? });
+            (begin, Vec::new(), "nobody reaches the KV".to_owned())
+        }
+        _ => {
+            let share = |given: Option<crate::scenario::values::Share>| {
+                given.map_or(Ratio::NEVER, |share| share.0)
+            };
+            let loss = |lose, late| one(KvFault::Loss { lose, late });
+            let begin = loss(share(fault.lose), share(fault.late));
+            let words = "the KV loses, or is late".to_owned();
+            (begin, loss(Ratio::NEVER, Ratio::NEVER), words)
+        }
+    })
+}
 
 fn cut(fault: &Fault, topology: &Topology) -> Option<Parts> {
     let pairs = cuts(fault, topology);

@@ -42,6 +42,9 @@ pub struct File {
     /// What brokers, STUN and TURN are reached by.
     #[serde(default, skip_serializing_if = "is_default")]
     pub servers: Servers,
+    /// Nodes are instances that claim slots, and run no mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
     /// NATs, each after the one that it is behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nat: Vec<Nat>,
@@ -87,6 +90,27 @@ pub struct Seeds {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub kernel: Option<u64>,
+}
+
+/// The claim of slots.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// How many slots there are: the ordinals from 1 on.
+    #[schemars(range(min = 1, max = 254))]
+    pub slots: u16,
+    /// How long an owner lives who cannot renew; 10 minutes unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Time>,
+    /// By how many parts in a thousand nodes take clocks to differ in rate; 10 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub drift_per_mille: Option<u32>,
+    /// Each seed draws how much faster or slower a clock runs that says nothing of it, up to so
+    /// many parts in a million; 0 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub clocks_ppm: Option<u32>,
 }
 
 /// A NAT.
@@ -218,6 +242,27 @@ pub struct Node {
     /// Whom an intruder claims to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poses_as: Option<String>,
+    /// With `[membership]`: so many of them, called `name-1` and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub count: Option<u16>,
+    /// With `[membership]`: where its instance id comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// With `[membership]`: it owns this slot, with or without a KV.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 254))]
+    pub ordinal: Option<u16>,
+}
+
+/// Where an instance id comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Identity {
+    /// A file, which a loss of the disk takes along.
+    Disk,
+    /// The TEE, which tells the same after it.
+    Tee,
 }
 
 /// How TURN is reached.
@@ -372,6 +417,9 @@ pub struct Fault {
     /// How much of it comes twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeat: Option<Share>,
+    /// How much happens after its caller gave up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Share>,
     /// What an outsider writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<AttackName>")]
@@ -429,6 +477,16 @@ pub enum FaultKind {
     Attack,
     /// Datagrams from strangers arrive at a node.
     Strangers,
+    /// The KV's leader is gone, and there is another one after a while.
+    KvLeader,
+    /// A node does not reach the KV, or nobody does.
+    KvCut,
+    /// Requests to the KV are lost, or their answers, or they happen late.
+    KvLoss,
+    /// A node's process is killed, and its disk is gone.
+    Wipe,
+    /// A node gives its slot back and ends.
+    Retire,
 }
 
 /// Faults that each seed draws for itself.
@@ -491,6 +549,16 @@ pub enum SwarmKind {
     Attack,
     /// Datagrams from strangers arrive at a node.
     Strangers,
+    /// The KV's leader is gone, and there is another one after a while.
+    KvLeader,
+    /// A node does not reach the KV for a while, or nobody does.
+    KvCut,
+    /// Requests to the KV are lost for a while, or their answers, or they happen late.
+    KvLoss,
+    /// A node's process is killed, its disk is gone, and it comes back.
+    Wipe,
+    /// A node gives its slot back, and comes back.
+    Retire,
 }
 
 /// What must hold, beside what always must.
@@ -509,6 +577,9 @@ pub struct Expect {
     /// How often a link may leave the state up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaps_max: Option<u32>,
+    /// With `[membership]`: how often a slot may be lost, by all instances together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub losses_max: Option<u32>,
     /// Single links.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub link: Vec<ExpectLink>,

@@ -21,7 +21,7 @@ use toml::de::DeTable;
 
 pub use format::File;
 pub use problem::{Problem, Problems};
-pub(crate) use resolve::{base_links, device_named, nat_named};
+pub(crate) use resolve::{base_links, clock, device_named, membership, nat_named};
 
 use problem::Finding;
 
@@ -96,7 +96,11 @@ impl Scenario {
                 return fail(vec![Finding::new("", error.message().trim()).at(span)]);
             }
         };
-        let scenario = Scenario::of(file);
+        let findings = check::counts(&file);
+        if !findings.is_empty() {
+            return fail(findings);
+        }
+        let scenario = Scenario::of(resolve::counted(file));
         let findings = check::check(&scenario, file_name);
         match findings.is_empty() {
             true => Ok(scenario),

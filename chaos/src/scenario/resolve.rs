@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use holdfast_core::slots::LEASE;
 use holdfast_net_model::{Filtering, Links, Mapping, NatConfig};
 use holdfast_plan::topology::{default_links, nat_address, node_address};
 use holdfast_plan::{
-    CLUSTER, ClockSpec, Device, NatIndex, NatSpec, NodeIndex, NodeSpec, Place, Servers, Topology,
-    Transport,
+    CLUSTER, ClockSpec, Device, Identity, Instance, Membership, NatIndex, NatSpec, NodeIndex,
+    NodeSpec, Place, Servers, Topology, Transport,
 };
 
-use super::format::{File, Nat, NatKind};
+use super::format::{self, File, Nat, NatKind, Node};
 use super::values::LinkText;
+
+/// By how many parts in a thousand nodes take clocks to differ in rate, unless said: quartz is a
+/// hundred times better, and what slows a virtual machine's down is not.
+const DRIFT_PER_MILLE: u32 = 10;
 
 impl LinkText {
     /// All of it; `base` where this says nothing.
@@ -50,6 +55,50 @@ pub(crate) fn base_links(topology: &Topology, device: Device) -> Links {
         Device::Node(node) => topology.node(node).links,
         Device::Nat(nat) => topology.nats[nat.index()].links,
         Device::Server(_) => topology.servers.links,
+    }
+}
+
+/// The file with as many nodes as it says, each of them by itself.
+pub(super) fn counted(mut file: File) -> File {
+    let each = |node: Node| {
+        let names: Vec<String> = match node.count {
+            None => vec![node.name.clone()],
+            Some(count) => (1..=count).map(|n| format!("{}-{n}", node.name)).collect(),
+        };
+        let one = move |name| Node {
+            name,
+            count: None,
+            ..node.clone()
+        };
+        names.into_iter().map(one)
+    };
+    file.node = file.node.into_iter().flat_map(each).collect();
+    file
+}
+
+/// The claim of slots that a file describes.
+pub(crate) fn membership(file: &File) -> Option<Membership> {
+    let given = file.membership.as_ref()?;
+    let instance = |node: &Node| Instance {
+        identity: match node.identity {
+            None | Some(format::Identity::Disk) => Identity::Disk,
+            Some(format::Identity::Tee) => Identity::Tee,
+        },
+        pinned: node.ordinal,
+    };
+    Some(Membership {
+        slots: (1..=given.slots).collect(),
+        lease: given.lease.map_or(LEASE, |lease| lease.0),
+        drift_per_mille: given.drift_per_mille.unwrap_or(DRIFT_PER_MILLE),
+        instances: file.node.iter().map(instance).collect(),
+    })
+}
+
+/// The clocks of a file's nodes.
+pub(crate) fn clock(node: &Node) -> ClockSpec {
+    ClockSpec {
+        offset_ms: node.clock.offset.unwrap_or_default().0,
+        drift_ppm: node.clock.drift_ppm.unwrap_or(0),
     }
 }
 
@@ -98,10 +147,7 @@ pub(super) fn topology(file: &File) -> Topology {
             links: links(node.link, default_links()),
             cluster,
             poses_as: poses_as.map(|at| NodeIndex(at as u16)),
-            clock: ClockSpec {
-                offset_ms: node.clock.offset.unwrap_or_default().0,
-                drift_ppm: node.clock.drift_ppm.unwrap_or(0),
-            },
+            clock: clock(node),
             turn: transports,
             stun: node.stun.unwrap_or(true),
         });

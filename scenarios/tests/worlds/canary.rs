@@ -13,12 +13,13 @@ use crate::library;
 /// Asks the program for a digest instead of tests: `SCENARIO WORLD SEED`.
 const ASKED: &str = "HOLDFAST_CANARY";
 /// What is sampled: everything that draws something in passing.
-const SAMPLE: [(&str, WorldKind, u64); 8] = [
+const SAMPLE: [(&str, WorldKind, u64); 9] = [
     ("peer-restart", WorldKind::Core, 3),
     ("symmetric-both", WorldKind::Core, 4),
     ("udp-blocked", WorldKind::Core, 5),
     ("forged-signaling", WorldKind::Core, 6),
     ("broker-loss", WorldKind::Core, 7),
+    ("slot-lease-expiry", WorldKind::Core, 8),
     ("peer-restart", WorldKind::Turmoil, 3),
     ("udp-blocked", WorldKind::Turmoil, 5),
     ("broker-loss", WorldKind::Turmoil, 7),

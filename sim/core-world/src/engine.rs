@@ -12,9 +12,10 @@ use holdfast_net_model::{
     Delivery, Draw, HostId, Network, Packet, Protocol, Stream, Streams, TopologyError,
 };
 use holdfast_plan::{
-    Built, ClockSpec, Figures, Journal, SERVERS, Topology, TraceMode, UDP_PORT, Wanted,
+    Built, ClockSpec, Figures, Journal, Membership, SERVERS, Topology, TraceMode, UDP_PORT, Wanted,
 };
 
+use crate::claims::{Claims, Scene};
 use crate::clock::Clock;
 use crate::node::Node;
 use crate::ops::Ops;
@@ -102,6 +103,8 @@ pub struct World {
     pub(crate) buf: Vec<u8>,
     pub(crate) figures: Figures,
     pub(crate) wanted: Vec<Wanted>,
+    /// Instances, in place of the processes of nodes.
+    pub(crate) claims: Option<Box<Claims>>,
 }
 
 impl World {
@@ -123,7 +126,8 @@ impl World {
         }
         let stack = |ip: Option<std::net::Ipv4Addr>| Stack::new(ip.expect("every host").into());
         let nodes = Node::all(topology, &built);
-        let processes = nodes.len() + 1 + SERVERS.len() + roles.len();
+        // The KV and the instances come last: nobody else's number depends on them.
+        let processes = nodes.len() + 1 + SERVERS.len() + roles.len() + 1 + nodes.len();
         let mut world = World {
             net,
             nodes,
@@ -148,6 +152,7 @@ impl World {
             buf: Vec::new(),
             figures: Figures::default(),
             wanted: Vec::new(),
+            claims: None,
             built,
             seed,
         };
@@ -235,7 +240,38 @@ impl World {
         }
     }
 
+    /// From now on the nodes are instances that claim slots.
+    pub(crate) fn set_membership(&mut self, membership: &Membership) {
+        let process = self.nodes.len() + 1 + SERVERS.len() + self.roles.len();
+        let names = self.nodes.iter().map(|node| node.spec.name.clone());
+        let now = self.true_now();
+        let seed = self.seed.fork("membership");
+        let claims = Claims::new(membership, names.collect(), &seed, now, process);
+        self.claims = Some(Box::new(claims));
+    }
+
+    /// Does something with the instances. `None` when nodes are none.
+    pub(crate) fn with_claims<R>(
+        &mut self,
+        work: impl FnOnce(&mut Claims, &mut Scene<'_, Once>) -> R,
+    ) -> Option<R> {
+        let claims = self.claims.as_mut()?;
+        let mut scene = Scene {
+            now: self.now,
+            clock: self.clock,
+            clocks: self.nodes.iter().map(|node| node.clock).collect(),
+            journal: &mut self.journal,
+            timers: &mut self.timers,
+        };
+        self.stirred = true;
+        Some(work(claims, &mut scene))
+    }
+
     fn wake(&mut self, process: usize) {
+        if self.claims.as_ref().is_some_and(|c| process >= c.process) {
+            self.with_claims(|claims, scene| claims.handle_deadline(scene, process));
+            return;
+        }
         let nodes = self.nodes.len();
         if process < nodes {
             return self.wake_node(process);

@@ -5,16 +5,22 @@
 //! ([`holdfast_core::rendezvous::Mailboxes`]), a STUN and TURN server, a small TCP ([`tcp`]),
 //! and the network model between them. [`play`] plays a plan in one; tests steer one by hand.
 //!
+//! With a membership in the plan, nodes are instances that claim slots instead: with a [`disk`],
+//! a clock and the simulated KV (`holdfast_kv_model`), and without a mesh.
+//!
 //! One seed is one history. Two libraries below draw from the platform's generator and cannot
 //! be given another (see `holdfast_interposer::ALLOWED_BY_DEFAULT`), so a run is the same to
 //! the byte on the threads of `holdfast-interposer` only.
 
 mod apps;
 mod attack;
+mod claims;
 mod clock;
+pub mod disk;
 mod effects;
 mod engine;
 mod hosting;
+mod identity;
 mod node;
 mod ops;
 mod play;

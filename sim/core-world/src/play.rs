@@ -7,11 +7,12 @@ use holdfast_core::entropy::{Entropy, Seed};
 use holdfast_core::simulation::take_marks;
 use holdfast_core::status::{LinkState, Queue};
 use holdfast_plan::{
-    Action, Device, Journal, LinkFinal, NatIndex, NetworkFault, NodeIndex, PathClass, Place, Plan,
-    PlayError, QueueReport, SETTLE, TraceMode, What, WorldKind,
+    Action, Device, Journal, KvFault, LinkFinal, NatIndex, NetworkFault, NodeIndex, PathClass,
+    Place, Plan, PlayError, QueueReport, SETTLE, TraceMode, What, WorldKind,
 };
 
 use crate::attack::STRANGER;
+use crate::claims::{Claims, Scene};
 use crate::engine::{Once, World};
 
 /// How often queues are looked at.
@@ -81,7 +82,9 @@ fn check(plan: &Plan) -> Result<(), PlayError> {
     };
     let known = |action: &Action| match action {
         Action::Start(n) | Action::Stop(n) | Action::Crash(n) | Action::Pause(n) => node(*n),
-        Action::Thaw(n) => node(*n),
+        Action::Thaw(n) | Action::Wipe(n) | Action::Retire(n) => node(*n),
+        Action::Kv(KvFault::Cut { node: n, .. }) => node(*n),
+        Action::Kv(_) => true,
         Action::ClockStep { node: n, .. }
         | Action::Attack { node: n, .. }
         | Action::Strangers { node: n, .. } => node(*n),
@@ -123,6 +126,9 @@ impl<'a> Player<'a> {
         let error = |error: holdfast_net_model::TopologyError| failed(error.to_string());
         let mut world = World::new(&plan.topology, seed.clone(), mode).map_err(error)?;
         world.wanted = plan.wanted.clone();
+        if let Some(membership) = &plan.membership {
+            world.set_membership(membership);
+        }
         let stranger = world.add_stranger(STRANGER.into()).map_err(error)?;
         for (n, step) in plan.steps.iter().enumerate() {
             let n = u32::try_from(n).map_err(|_| failed("too many steps"))?;
@@ -181,7 +187,15 @@ impl<'a> Player<'a> {
 
     /// Whether everything is as it is wanted; it has to stay so for a while.
     fn judge(&mut self) {
-        let settled = self.steps_left == 0 && self.world.ops.are_over() && self.world.all_wanted();
+        let claimed = self
+            .world
+            .with_claims(|claims, scene| claims.are_settled(scene));
+        // Only looked at.
+        self.world.stirred = false;
+        let settled = self.steps_left == 0
+            && self.world.ops.are_over()
+            && self.world.all_wanted()
+            && claimed.unwrap_or(true);
         self.settled_since = match (settled, self.settled_since) {
             (false, _) => None,
             (true, None) => Some(self.world.now),
@@ -195,6 +209,15 @@ impl<'a> Player<'a> {
         self.world.stirred = true;
         let now = self.world.now;
         self.world.journal.note(now, None, What::Step { step: n });
+        let action = &step.action;
+        let done = self
+            .world
+            .with_claims(|claims, scene| claim(claims, scene, action));
+        if let Some(claimed) = done.transpose().map_err(failed)?
+            && claimed
+        {
+            return Ok(());
+        }
         let world = &mut self.world;
         match &step.action {
             Action::Start(node) => world.start(node.index()).map_err(|problems| {
@@ -226,7 +249,8 @@ impl<'a> Player<'a> {
                 world.begin(op.clone());
                 world.flush();
             }
-            Action::Mark => {}
+            // Of instances, and nodes are none.
+            Action::Kv(_) | Action::Wipe(_) | Action::Retire(_) | Action::Mark => {}
         }
         self.look();
         Ok(())
@@ -251,6 +275,7 @@ impl<'a> Player<'a> {
     fn finish(mut self) -> Journal {
         self.look();
         self.world.report_rest();
+        self.world.with_claims(|claims, scene| claims.finish(scene));
         let nodes = self.world.nodes.len();
         for (owner, reports) in std::mem::take(&mut self.queues).into_iter().enumerate() {
             for what in reports.into_iter().map(What::Queue) {
@@ -272,6 +297,26 @@ impl<'a> Player<'a> {
         journal.marks = take_marks();
         journal
     }
+}
+
+/// Does what concerns instances; false when it is not for them.
+fn claim<T: Copy + Ord>(
+    claims: &mut Claims,
+    scene: &mut Scene<'_, T>,
+    action: &Action,
+) -> Result<bool, String> {
+    match action {
+        Action::Start(node) => claims.start(scene, node.index())?,
+        Action::Stop(node) => claims.end(scene, node.index(), Some(true)),
+        Action::Crash(node) => claims.crash(scene, node.index()),
+        Action::Wipe(node) => claims.wipe(scene, node.index()),
+        Action::Retire(node) => claims.retire(scene, node.index()),
+        Action::Pause(node) => claims.pause(node.index()),
+        Action::Thaw(node) => claims.thaw(scene, node.index()),
+        Action::Kv(fault) => claims.disturb(scene, *fault),
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// Remember the fullest that each queue has been. Names come in one order nearly always, so that

@@ -189,6 +189,9 @@ impl<'a> Run<'a> {
             Action::Traffic(op) => self.agents[op.from.index()].ask(Command::Talk(op.clone())),
             // Refused before the run began, or nothing to do.
             Action::Mark
+            | Action::Kv(_)
+            | Action::Wipe(_)
+            | Action::Retire(_)
             | Action::ClockStep { .. }
             | Action::BrokerLoss { .. }
             | Action::Attack { .. } => {}

@@ -76,8 +76,43 @@ pub enum Action {
     },
     /// Applications talk.
     Traffic(Op),
+    /// The KV store fails.
+    Kv(KvFault),
+    /// A node's process is killed, and everything on its disk is gone.
+    Wipe(NodeIndex),
+    /// A node gives its slot back and ends.
+    Retire(NodeIndex),
     /// A note: the fault with this number of the schedule begins or ends here.
     Mark,
+}
+
+/// What goes wrong with the KV store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvFault {
+    /// Its leader is gone.
+    Leader {
+        /// The next one serves after so long.
+        after: Duration,
+    },
+    /// Nobody serves.
+    Away {
+        /// For so long.
+        lasts: Duration,
+    },
+    /// A node does not reach it, or does again.
+    Cut {
+        /// Which.
+        node: NodeIndex,
+        /// Whether it is cut off.
+        on: bool,
+    },
+    /// From now on, calls fail by chance.
+    Loss {
+        /// How many requests are lost, and as many answers.
+        lose: Ratio,
+        /// How many requests happen after their caller gave up.
+        late: Ratio,
+    },
 }
 
 /// What an outsider writes into a mailbox.
@@ -267,6 +302,9 @@ impl Action {
         use NetworkFault as N;
         match (world, self) {
             (WorldKind::Core, _) => None,
+            (_, Action::Kv(_)) => Some("a KV that fails"),
+            (_, Action::Wipe(_)) => Some("wipe"),
+            (_, Action::Retire(_)) => Some("retire"),
             // A host of turmoil has no way to stand still, and one address.
             (WorldKind::Turmoil, Action::Pause(_) | Action::Thaw(_)) => Some("pause"),
             (WorldKind::Turmoil, _) => None,

@@ -8,13 +8,15 @@ use holdfast_core::recorder::Record;
 use holdfast_core::status::LinkState;
 use serde::Serialize;
 
-use crate::{NodeIndex, OpId, PathClass};
+use crate::{NodeIndex, OpId, PathClass, SlotEntry, SlotSeen};
 
 /// What a world reports of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
     /// What was observed, in order of time.
     pub entries: Vec<Entry>,
+    /// What was observed of the claims of slots, in order of time.
+    pub slots: Vec<SlotEntry>,
     /// When the run ended.
     pub ended_at: Duration,
     /// Every input and output of every machine.
@@ -47,7 +49,7 @@ pub struct Entry {
     pub what: What,
 }
 
-fn nanos<S: serde::Serializer>(at: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn nanos<S: serde::Serializer>(at: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -276,8 +278,12 @@ impl Trace {
         if !self.is_on() {
             return;
         }
-        let what = serde_json::to_value(&entry.what);
-        let t_ns = u64::try_from(entry.at.as_nanos()).unwrap_or(u64::MAX);
+        self.seen(entry.at, node, &entry.what);
+    }
+
+    fn seen(&mut self, at: Duration, node: Option<&str>, what: &impl Serialize) {
+        let what = serde_json::to_value(what);
+        let t_ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         let line = serde_json::json!({
             "t_ns": t_ns,
             "node": node,
@@ -355,6 +361,15 @@ impl Journal {
         };
         self.trace.entry(&entry, node.map(|(_, name)| name));
         self.entries.push(entry);
+    }
+
+    /// Something of the claims of slots was observed. `name` is the node's, for the trace.
+    pub fn note_slot(&mut self, at: Duration, node: Option<(NodeIndex, &str)>, what: SlotSeen) {
+        if self.trace.is_on() {
+            self.trace.seen(at, node.map(|(_, name)| name), &what);
+        }
+        let node = node.map(|(index, _)| index);
+        self.slots.push(SlotEntry { at, node, what });
     }
 
     /// The stream reports.

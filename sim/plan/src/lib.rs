@@ -8,17 +8,20 @@
 //! * [`action`]: what happens, at which time.
 //! * [`traffic`]: the bytes that applications send, and how a receiver checks them.
 //! * [`journal`]: what was observed, and the trace of every machine.
+//! * [`membership`]: who claims a slot, and what was observed of it.
 
 pub mod action;
 pub mod journal;
+pub mod membership;
 pub mod topology;
 pub mod traffic;
 
-pub use action::{Action, Attack, Device, NetworkFault, Op, OpId, OpKind, Service, Step};
+pub use action::{Action, Attack, Device, KvFault, NetworkFault, Op, OpId, OpKind, Service, Step};
 pub use journal::{
     DatagramReport, Entry, Figures, Journal, LinkFinal, QueueReport, Side, StreamReport, Trace,
     TraceMode, What,
 };
+pub use membership::{Identity, Instance, Membership, SlotEntry, SlotOwner, SlotSeen};
 pub use topology::{
     BROKER_PORT, Built, CLUSTER, ClockSpec, NatIndex, NatSpec, NodeIndex, NodeSpec, Place, SERVERS,
     Servers, TURN_PORT, Topology, Transport, UDP_PORT,
@@ -99,6 +102,8 @@ pub struct Plan {
     pub ends_when_settled: bool,
     /// The links that must be up at the end, and how.
     pub wanted: Vec<Wanted>,
+    /// The nodes are instances that claim slots, and run no mesh.
+    pub membership: Option<Membership>,
 }
 
 /// How long a settled world is watched before its run ends.
@@ -170,6 +175,9 @@ impl Plan {
     pub fn obstacles(&self, world: WorldKind) -> BTreeSet<&'static str> {
         let mut found: BTreeSet<_> = self.topology.obstacle(world).into_iter().collect();
         found.extend(self.steps.iter().filter_map(|s| s.action.obstacle(world)));
+        if self.membership.is_some() && world != WorldKind::Core {
+            found.insert("membership");
+        }
         found
     }
 }

@@ -144,6 +144,7 @@ mod tests {
             ends_at: Duration::from_secs(1),
             ends_when_settled: false,
             wanted: Vec::new(),
+            membership: None,
         }
     }
 

@@ -240,7 +240,8 @@ impl World {
                 shared.ops_open.set(shared.ops_open.get() + 1);
                 shared.ops.push(op.clone());
             }
-            Action::Mark => {}
+            // Refused before the run, as plans with them are.
+            Action::Mark | Action::Kv(_) | Action::Wipe(_) | Action::Retire(_) => {}
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_plan::{Action, Attack, NatIndex, NetworkFault, NodeIndex, Place};
+use holdfast_plan::{Action, Attack, KvFault, NatIndex, NetworkFault, NodeIndex, Place};
 use std::net::Ipv4Addr;
 
 use super::{Checker, FAULTS_MAX};
@@ -27,6 +27,20 @@ impl FaultKind {
             FaultKind::Turn => (&[], &["for"]),
             FaultKind::Attack => (&["node", "attack"], &[]),
             FaultKind::Strangers => (&["node"], &["count"]),
+            FaultKind::KvLeader => (&["for"], &[]),
+            FaultKind::KvCut => (&["for"], &["node"]),
+            FaultKind::KvLoss => (&[], &["lose", "late", "for"]),
+            FaultKind::Wipe | FaultKind::Retire => (&["node"], &["for"]),
+        }
+    }
+
+    /// Whether it needs `[membership]`; `None` when it may be there without and with.
+    const fn of_membership(self) -> Option<bool> {
+        use FaultKind as K;
+        match self {
+            K::Crash | K::Stop | K::Pause | K::ClockStep => None,
+            K::KvLeader | K::KvCut | K::KvLoss | K::Wipe | K::Retire => Some(true),
+            _ => Some(false),
         }
     }
 
@@ -53,6 +67,7 @@ fn given(fault: &Fault) -> Vec<&'static str> {
         ("broker", fault.broker.is_some()),
         ("lose", fault.lose.is_some()),
         ("repeat", fault.repeat.is_some()),
+        ("late", fault.late.is_some()),
         ("attack", fault.attack.is_some()),
         ("count", fault.count.is_some()),
     ];
@@ -110,6 +125,11 @@ impl Checker<'_> {
             }
         }
         self.references(n, fault);
+        self.role(
+            &key("kind"),
+            &format!("a {kind}"),
+            fault.kind.of_membership(),
+        );
         self.times(n, fault);
         if self.findings.len() > before {
             return;
@@ -173,6 +193,10 @@ impl Checker<'_> {
                 }
             }
         }
+        if fault.kind == FaultKind::KvLoss && fault.lose.is_none() && fault.late.is_none() {
+            let message = "a kv-loss without `lose` and without `late`";
+            self.wrong(format!("fault[{n}]"), message);
+        }
         if fault.kind == FaultKind::BrokerLoss && fault.lose.is_none() && fault.repeat.is_none() {
             let message = "a broker-loss without `lose` and without `repeat`";
             self.wrong(format!("fault[{n}]"), message);
@@ -195,10 +219,7 @@ impl Checker<'_> {
             .node
             .as_deref()
             .and_then(|name| self.topology.find(name));
-        let is_process = matches!(
-            fault.kind,
-            FaultKind::Crash | FaultKind::Stop | FaultKind::Pause
-        );
+        let is_process = schedule::is_process(fault.kind);
         if let Some(node) = node.filter(|_| is_process) {
             let starts = match self.file.node[node.index()].start {
                 Some(Start::When(start)) => start.to(),
@@ -303,6 +324,16 @@ impl Checker<'_> {
     }
 
     fn swarm_kind(&mut self, key: &str, kind: SwarmKind, swarm: &Swarm) {
+        let of_membership = match kind {
+            SwarmKind::Crash | SwarmKind::Restart | SwarmKind::Pause | SwarmKind::ClockStep => None,
+            SwarmKind::KvLeader
+            | SwarmKind::KvCut
+            | SwarmKind::KvLoss
+            | SwarmKind::Wipe
+            | SwarmKind::Retire => Some(true),
+            _ => Some(false),
+        };
+        self.role(key, "a fault of this kind", of_membership);
         for world in self.file.worlds.clone() {
             if let Some(what) = sample(kind).and_then(|action| action.obstacle(world)) {
                 let message = format!("{what}: the {world} world, among `worlds`, cannot do that");
@@ -323,6 +354,8 @@ impl Checker<'_> {
                 | SwarmKind::Pause
                 | SwarmKind::Roam
                 | SwarmKind::Blackhole
+                | SwarmKind::Wipe
+                | SwarmKind::Retire
         );
         if downs && swarm.down_max == Some(0) {
             self.wrong(key, "never happens with down_max = 0");
@@ -362,6 +395,11 @@ fn sample(kind: SwarmKind) -> Option<Action> {
         }
         SwarmKind::Strangers => return Some(Action::Strangers { node, count: 0 }),
         SwarmKind::Crash => return Some(Action::Crash(node)),
+        SwarmKind::Wipe => return Some(Action::Wipe(node)),
+        SwarmKind::Retire => return Some(Action::Retire(node)),
+        SwarmKind::KvLeader | SwarmKind::KvCut | SwarmKind::KvLoss => {
+            return Some(Action::Kv(KvFault::Cut { node, on: true }));
+        }
         SwarmKind::Restart => return Some(Action::Stop(node)),
         SwarmKind::Broker => {
             return Some(Action::Broker {

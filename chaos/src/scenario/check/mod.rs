@@ -2,6 +2,7 @@
 
 mod expect;
 mod faults;
+mod membership;
 mod topology;
 mod work;
 
@@ -34,6 +35,8 @@ const FAULTS_MAX: usize = 1_000;
 /// Seeds are whole numbers of TOML.
 const SEED_MAX: u64 = i64::MAX as u64 - 1;
 
+pub(super) use membership::counts;
+
 /// Everything that is wrong with a file of the right shape.
 pub(super) fn check(scenario: &Scenario, file_name: &str) -> Vec<Finding> {
     let mut checker = Checker {
@@ -44,6 +47,7 @@ pub(super) fn check(scenario: &Scenario, file_name: &str) -> Vec<Finding> {
     };
     checker.whole(file_name);
     checker.topology();
+    checker.membership();
     checker.work();
     checker.faults();
     checker.swarm();

@@ -73,6 +73,7 @@ pub fn plan(topology: Topology, ends_at: Duration) -> Plan {
         ends_at,
         ends_when_settled: false,
         wanted: Vec::new(),
+        membership: None,
     }
 }
 

@@ -64,6 +64,7 @@ pub fn pair(name: &str, config: fn(Ipv4Addr) -> NatConfig, class: PathClass) -> 
             b: B,
             class: Some(class),
         }],
+        membership: None,
     };
     step(&mut plan, 0, Action::Start(A));
     step(&mut plan, 0, Action::Start(B));

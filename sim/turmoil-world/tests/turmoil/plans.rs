@@ -74,6 +74,7 @@ pub fn plan(name: &str, seed: u64, topology: Topology) -> Plan {
         ends_at: secs(120),
         ends_when_settled: true,
         wanted: vec![wanted(None)],
+        membership: None,
     }
 }
 
