@@ -20,10 +20,18 @@ pub struct Cli {
 pub enum Command {
     /// Run a node: forward TCP and UDP between this machine and its peers
     Mesh(ConfigFile),
+    /// Make this machine a member of its cluster, and keep it one: bootstrap, mesh, Consul, children
+    Sidecar(ConfigFile),
+    /// Find out who this machine is: write its secrets, claim its slot, write info.json, and end
+    Bootstrap(ConfigFile),
     /// Serve nodes that look for each other: the signaling broker, and STUN and TURN
     Rendezvous(RendezvousArgs),
-    /// Show a running node: its links, paths, brokers and relays
+    /// Serve the embedded key-value store: one node, a part of Consul's HTTP API
+    Kv(KvArgs),
+    /// Show a running node: its slot, children, links, paths, brokers and relays
     Status(StatusArgs),
+    /// Show who owns which slot of the cluster
+    Slots(SlotsArgs),
     /// A whole mesh on this machine: a network namespace behind a NAT for every node
     Dev(DevArgs),
     /// Check a configuration, or print an example
@@ -59,6 +67,50 @@ pub struct StatusArgs {
     /// Show it again every second
     #[arg(long)]
     pub watch: bool,
+    /// Print nothing, and succeed only if the node is ready: for health checks
+    #[arg(long, conflicts_with_all = ["peer", "json", "watch"])]
+    pub healthy: bool,
+}
+
+/// `holdfast slots`.
+#[derive(Debug, Args)]
+pub struct SlotsArgs {
+    /// The configuration file of a member [default: $HOLDFAST_CONFIG, else only the environment]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What to do with them [default: show them]
+    #[command(subcommand)]
+    pub command: Option<SlotsCommand>,
+}
+
+/// The subcommands of `holdfast slots`.
+#[derive(Debug, Subcommand)]
+pub enum SlotsCommand {
+    /// Give the slot of a machine that is gone to others, once its owner has been silent for a lease
+    Release {
+        /// Its ordinal
+        slot: u16,
+        /// At once, also if its owner lives: that one ends at its next renewal
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `holdfast kv`.
+#[derive(Debug, Args)]
+pub struct KvArgs {
+    /// Where it listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500")]
+    pub listen: SocketAddr,
+    /// The folder that it keeps everything in
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The ACL token that clients have to show, mode 0400 [default: none is asked for]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// `holdfast config`.
@@ -188,22 +240,9 @@ pub struct DevArgs {
 /// The subcommands of `holdfast dev`.
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
-    /// Bring a mesh up, and wait until every node reaches every other
-    Up {
-        /// How many nodes: node-1, node-2, … with the VIPs 127.50.0.1, 127.50.0.2, …
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
-        nodes: u8,
-        /// How the nodes' NATs behave, in turn: linux, eim, eimrand, adm, symmetric,
-        /// full-cone, or udp-blocked
-        #[arg(
-            long,
-            value_name = "NAT,…",
-            default_value = "linux",
-            value_delimiter = ','
-        )]
-        nat: Vec<String>,
-    },
-    /// Show the links of all nodes
+    /// Bring a cluster up, and wait until every node has its slot and reaches every other
+    Up(UpArgs),
+    /// Show all nodes, and their links
     Status {
         /// Print JSON
         #[arg(long)]
@@ -222,7 +261,7 @@ pub enum DevCommand {
         )]
         command: Vec<OsString>,
     },
-    /// Print the log of a node, or of `rendezvous`
+    /// Print the log of a node, of `rendezvous`, or of `kv`
     Logs {
         /// The node
         node: String,
@@ -230,13 +269,18 @@ pub enum DevCommand {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Kill a node's process, as a crash would
+    /// Kill everything that runs on a node, as a crash of the machine would
     Kill {
         /// The node
         node: String,
     },
-    /// Start the process of a node that was killed
+    /// Start a node that was killed
     Start {
+        /// The node
+        node: String,
+    },
+    /// Remove all that a node has on its disk, and start it: another machine in its place
+    Wipe {
         /// The node
         node: String,
     },
@@ -245,6 +289,16 @@ pub enum DevCommand {
     /// Remove what killed processes left of any prefix
     #[command(hide = true)]
     Sweep,
+    /// Forward TCP connections, as the provider's gateway does
+    #[command(hide = true)]
+    ServeGateway {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where they go
+        #[arg(long)]
+        to: SocketAddr,
+    },
     /// Answer HTTP requests with the name of the node
     #[command(hide = true)]
     ServeHello {
@@ -255,4 +309,29 @@ pub enum DevCommand {
         #[arg(long)]
         background: bool,
     },
+}
+
+/// `holdfast dev up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// How many coordinators: coordinator-1, … with the VIPs 127.50.0.1, … [default: 1, or 3 with
+    /// Consul]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub coordinators: Option<u8>,
+    /// How many workers; their ordinals and VIPs begin after the coordinators'
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=13))]
+    pub workers: u8,
+    /// Run Consul, servers on the coordinators and clients on the workers, instead of the embedded
+    /// KV on the public network ($CONSUL_BIN, or `consul` in PATH)
+    #[arg(long)]
+    pub consul: bool,
+    /// How the nodes' NATs behave, in turn: linux, eim, eimrand, adm, symmetric, full-cone, or
+    /// udp-blocked
+    #[arg(
+        long,
+        value_name = "NAT,…",
+        default_value = "linux",
+        value_delimiter = ','
+    )]
+    pub nat: Vec<String>,
 }

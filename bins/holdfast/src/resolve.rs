@@ -56,6 +56,12 @@ impl Names {
         (Names { listen, missing }, found)
     }
 
+    /// Do not look up what is known.
+    pub fn forget(&mut self, known: &Addresses) {
+        self.missing
+            .retain(|server| !known.contains_key(&server.to_string()));
+    }
+
     /// Whether every name has been found.
     pub fn is_done(&self) -> bool {
         self.missing.is_empty()
@@ -132,8 +138,7 @@ impl Names {
         };
         // What came in time counts.
         let _ = timeout(bound, collect).await;
-        self.missing
-            .retain(|server| !found.contains_key(&server.to_string()));
+        self.forget(&found);
         found
     }
 }

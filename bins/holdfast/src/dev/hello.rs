@@ -35,9 +35,10 @@ pub fn run(port: u16, background: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `node-2` has 127.50.0.2.
+/// `worker-2` has 127.50.0.2.
 fn own_vip(node: &str) -> Option<Ipv4Addr> {
-    let octet = node.strip_prefix("node-")?.parse().ok()?;
+    let (_, ordinal) = node.rsplit_once('-')?;
+    let octet = ordinal.parse().ok()?;
     Some(Ipv4Addr::new(127, 50, 0, octet))
 }
 

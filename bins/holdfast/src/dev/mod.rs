@@ -1,12 +1,16 @@
-//! `holdfast dev`: a whole mesh on this machine, one network namespace per node.
+//! `holdfast dev`: a whole cluster on this machine, one network namespace per node.
 //!
-//! Every node is behind a NAT of its own; broker, STUN and TURN are on the public network.
+//! Every node is behind a NAT of its own and runs a sidecar; broker, STUN and TURN are on the
+//! public network, and so is the embedded KV, or else the coordinators run Consul and publish it.
 //! All that exists is in the lab's folder and namespaces, so that `down` finds it after a
 //! crash as well.
 
+mod gateway;
 mod hello;
 mod interrupt;
+mod plan;
 mod process;
+mod progress;
 mod state;
 mod up;
 mod view;
@@ -31,20 +35,26 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// Run it.
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let DevArgs { prefix, command } = args;
-    if let DevCommand::ServeHello { port, background } = command {
-        return hello::run(port, background);
-    }
+    // These two need no privilege: they run on a node.
+    let command = match command {
+        DevCommand::ServeHello { port, background } => return hello::run(port, background),
+        DevCommand::ServeGateway { listen, to } => return gateway::run(listen, to),
+        command => command,
+    };
     preconditions().map_err(explain)?;
     match command {
-        DevCommand::Up { nodes, nat } => up::up(&prefix, nodes, &nat),
+        DevCommand::Up(args) => up::up(&prefix, &args),
         DevCommand::Status { json } => view::status(&Mesh::attach(&prefix)?, json),
         DevCommand::Exec { node, command } => exec(&Mesh::attach(&prefix)?, &node, &command),
         DevCommand::Logs { node, follow } => logs(&Mesh::attach(&prefix)?, &node, follow),
         DevCommand::Kill { node } => kill(&Mesh::attach(&prefix)?, &node),
         DevCommand::Start { node } => start(&Mesh::attach(&prefix)?, &node),
+        DevCommand::Wipe { node } => wipe(&Mesh::attach(&prefix)?, &node),
         DevCommand::Down => down(&prefix),
         DevCommand::Sweep => sweep(),
-        DevCommand::ServeHello { .. } => unreachable!("handled above: it needs no privilege"),
+        DevCommand::ServeHello { .. } | DevCommand::ServeGateway { .. } => {
+            unreachable!("handled above")
+        }
     }
 }
 
@@ -65,7 +75,10 @@ fn exec(mesh: &Mesh, node: &str, command: &[std::ffi::OsString]) -> anyhow::Resu
         .lab
         .command(node, program)?
         .args(arguments)
-        .env(hello::NODE_VARIABLE, node)
+        .env(
+            hello::NODE_VARIABLE,
+            mesh.member(node).unwrap_or_else(|| node.to_owned()),
+        )
         .exec();
     if error.kind() == io::ErrorKind::NotFound {
         eprintln!("error: {}: command not found", program.display());
@@ -75,7 +88,7 @@ fn exec(mesh: &Mesh, node: &str, command: &[std::ffi::OsString]) -> anyhow::Resu
 }
 
 fn logs(mesh: &Mesh, node: &str, follow: bool) -> anyhow::Result<ExitCode> {
-    if node != state::RENDEZVOUS {
+    if ![state::RENDEZVOUS, state::KV].contains(&node) {
         mesh.check_node(node)?;
     }
     let path = mesh.log(node);
@@ -96,15 +109,30 @@ fn logs(mesh: &Mesh, node: &str, follow: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Everything in the node's namespace, as when the machine crashes: its sidecar, what that runs,
+/// and what `exec` left there.
 fn kill(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
     mesh.check_node(node)?;
-    match mesh.process(node) {
-        Some(id) if process::kill(id)? => {
-            output::print(&format!("{node} is killed\n"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        _ => bail!("{node} is not running: `holdfast dev start {node}` starts it"),
+    if !mesh.kill(node)? {
+        bail!("{node} is not running: `holdfast dev start {node}` starts it");
     }
+    output::print(&format!("{node} is killed\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A machine that comes back with an empty disk: it is another instance, which finds its slot
+/// when the lease of the former one is over.
+fn wipe(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
+    mesh.check_node(node)?;
+    mesh.kill(node)?;
+    mesh.wipe(node)?;
+    mesh.start_node(node)?;
+    output::print(&format!(
+        "{node} is started with nothing on its disk: it gets a slot when one is free, which its \
+         former one is after {} s without a renewal\n",
+        plan::LEASE.as_secs()
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {

@@ -9,6 +9,15 @@ use std::process::{Child, Command, Stdio};
 
 use holdfast_lab::process::ProcessId;
 
+/// Variables of the reference that configure as well.
+const FOREIGN: [&str; 5] = [
+    "PEERS_JSON",
+    "MESH_CONN_ALLOWLIST",
+    "SERVICES_JSON",
+    "WORKER_ORDINAL",
+    "COORDINATOR_ORDINAL",
+];
+
 /// Start a command in a session of its own, both outputs appended to `log`, without what
 /// would configure it besides its arguments.
 pub fn start_detached(mut command: Command, log: &Path) -> io::Result<Child> {
@@ -16,7 +25,7 @@ pub fn start_detached(mut command: Command, log: &Path) -> io::Result<Child> {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let configures = text.starts_with("HOLDFAST_") && text != "HOLDFAST_LOG";
-        if configures || text == "PEERS_JSON" || text == "MESH_CONN_ALLOWLIST" {
+        if configures || FOREIGN.contains(&text.as_ref()) {
             command.env_remove(&name);
         }
     }

@@ -6,15 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use anyhow::{Context, bail};
+use holdfast_bootstrap::INFO_FILE;
 use holdfast_lab::process::ProcessId;
 use holdfast_lab::{Error as LabError, Lab};
 
-use super::process::start_detached;
+use super::process::{self, start_detached};
 
 /// The name of the broker's and TURN server's log.
 pub const RENDEZVOUS: &str = "rendezvous";
+/// The name of the embedded KV's log.
+pub const KV: &str = "kv";
 /// Names the process of the `up` that makes the mesh; gone when all is made.
 const MAKER: &str = "maker";
+
+/// One that forks while it is killed may leave a child: so often is looked for more.
+const KILL_ROUNDS_MAX: u32 = 50;
 
 /// A mesh on this machine.
 pub struct Mesh {
@@ -51,6 +57,11 @@ impl Mesh {
         self.folder.join(format!("{name}.log"))
     }
 
+    /// The configuration of a node.
+    pub fn config(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("{node}.toml"))
+    }
+
     /// Where every node serves its status, inside its namespace.
     pub fn admin(&self) -> SocketAddr {
         ([127, 0, 0, 1], 7070).into()
@@ -78,15 +89,54 @@ impl Mesh {
         serde_json::from_slice(&text).ok()
     }
 
+    /// The peer that a node has become, as it says itself.
+    pub fn member(&self, node: &str) -> Option<String> {
+        let info = self.own_folder(node).join("run").join(INFO_FILE);
+        let info: serde_json::Value = serde_json::from_slice(&fs::read(info).ok()?).ok()?;
+        Some(format!("{}-{}", info["role"].as_str()?, info["ordinal"]))
+    }
+
+    /// Where a node keeps everything: its disk.
+    fn own_folder(&self, node: &str) -> PathBuf {
+        self.folder.join(node)
+    }
+
+    /// Give a node an empty disk.
+    pub fn wipe(&self, node: &str) -> anyhow::Result<()> {
+        let folder = self.own_folder(node);
+        fs::remove_dir_all(&folder)
+            .and_then(|()| fs::create_dir(&folder))
+            .with_context(|| format!("cannot empty {}", folder.display()))
+    }
+
+    /// SIGKILL to everything in a node's namespace. False if there was nothing.
+    pub fn kill(&self, node: &str) -> anyhow::Result<bool> {
+        let was_running = self.process(node).is_some_and(|id| id.is_alive());
+        let mut found = was_running;
+        for _ in 0..KILL_ROUNDS_MAX {
+            let status = self.lab.status()?;
+            let own = status.namespaces.into_iter().find(|own| own.name == node);
+            let pids = own.map(|own| own.pids).unwrap_or_default();
+            if pids.is_empty() {
+                return Ok(found);
+            }
+            found = true;
+            for pid in pids {
+                process::kill(ProcessId::of(pid))?;
+            }
+        }
+        bail!("{node} starts processes faster than they can be killed")
+    }
+
     fn pid_file(&self, node: &str) -> PathBuf {
         self.folder.join(format!("{node}.pid"))
     }
 
     /// Start a node's process.
     pub fn start_node(&self, node: &str) -> anyhow::Result<Child> {
-        let config = self.folder.join(format!("{node}.toml"));
+        let config = self.config(node);
         let mut command = self.lab.command(node, own_program()?)?;
-        command.arg("mesh").arg("--config").arg(config);
+        command.arg("sidecar").arg("--config").arg(config);
         let child = start_detached(command, &self.log(node))
             .with_context(|| format!("cannot start {node}"))?;
         let id = serde_json::to_vec(&ProcessId::of(child.id()))?;

@@ -1,93 +1,99 @@
 //! `holdfast dev up`.
 
-use std::io::{IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use holdfast_core::config::{AllowRule, TurnTransport};
 use holdfast_core::status::LinkState;
-use holdfast_core::types::PeerId;
-use holdfast_lab::{Filtering, Lab, Mapping, Nat, PUB, Place, SERVERS};
+use holdfast_lab::{Filtering, Lab, Mapping, Nat, PUB, Place};
 
+use super::plan::{self, BROKER_PORT, KV_PORT, Kv, Plan, SERVER};
 use super::process::start_detached;
-use super::state::{Mesh, RENDEZVOUS, own_program};
+use super::progress::Step;
+use super::state::{KV, Mesh, RENDEZVOUS, own_program};
 use super::{interrupt, log_tail, view};
 use crate::BadConfig;
-use crate::config::HostPort;
-use crate::config::address::{BrokerUrl, STUN_PORT, TurnUrl};
-use crate::keys_command::{Shared, new_secret, write_secret};
+use crate::cli::UpArgs;
+use crate::config::address::STUN_PORT;
+use crate::config::member::find_program;
+use crate::keys_command::{new_secret, write_secret};
 use crate::output;
-use crate::status::fetch;
+use crate::status::{Page, fetch};
 
-/// Where everything that is public is.
-const SERVER: Ipv4Addr = SERVERS[0];
-/// The broker's port.
-const BROKER_PORT: u16 = 7000;
 /// How long the servers may take to listen.
 const SERVERS_BOUND: Duration = Duration::from_secs(10);
+/// How long a node may take to get its slot. With Consul the coordinators have to find each other
+/// and elect a leader first.
+const SLOT_BOUND: Duration = Duration::from_secs(60);
 /// How long the links may take: a slow machine with 16 nodes needs a few seconds.
 const LINKS_BOUND: Duration = Duration::from_secs(30);
+/// How long Consul's agents may take to find each other through the links.
+const CONSUL_BOUND: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// The ports that every node opens, chosen for trying things out.
-const ALLOW: [AllowRule; 3] = [
-    AllowRule {
-        port: 8080,
-        udp: false,
-    },
-    AllowRule {
-        port: 5432,
-        udp: false,
-    },
-    AllowRule {
-        port: 9000,
-        udp: true,
-    },
-];
 
-/// Bring a mesh up.
-pub fn up(prefix: &str, count: u8, nats: &[String]) -> anyhow::Result<ExitCode> {
-    let nats = nats
-        .iter()
-        .map(|text| parse_nat(text))
-        .collect::<Result<Vec<_>, BadConfig>>()?;
+/// Bring a cluster up.
+pub fn up(prefix: &str, args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let nats = args.nat.iter().map(|text| parse_nat(text));
+    let nats = nats.collect::<Result<Vec<_>, BadConfig>>()?;
+    let plan = plan(args)?;
     refuse_second(prefix)?;
     interrupt::watch();
-    let nodes = (1..=count)
-        .map(|n| Ok(format!("node-{n}").parse()?))
-        .collect::<anyhow::Result<Vec<PeerId>>>()?;
     // Whatever fails from here on takes the namespaces and the processes with it.
-    let lab = lab(prefix, &nodes, &nats)?.up_guarded()?;
+    let lab = lab(prefix, &plan, &nats)?.up_guarded()?;
     let mesh = Mesh::of(Lab::attach(prefix)?);
     mesh.begin()?;
-    write_files(&mesh, &nodes)?;
-    let mut children = vec![start_rendezvous(&mesh)?];
-    for node in mesh.nodes() {
-        children.push((node.clone(), mesh.start_node(&node)?));
-    }
-    let all_up = wait_for_links(&mesh, &mut children)?;
-    mesh.finish()?;
+    write_files(&mesh, &plan)?;
+    let mut up = Up {
+        mesh,
+        plan,
+        children: Vec::new(),
+    };
+    up.start_servers()?;
+    let complete = up.start_nodes()? && up.wait_for_links()? && up.wait_for_consul()?;
+    up.mesh.finish()?;
     // From here on `down` removes it.
     drop(lab.keep());
-    output::print(&view::table(&view::collect(&mesh)))?;
-    if !all_up {
+    output::print(&view::tables(&view::collect(&up.mesh)))?;
+    if !complete {
         bail!(
-            "not all links came up within {} s: `holdfast dev logs NODE` tells more, \
-             `holdfast dev down` removes the mesh",
-            LINKS_BOUND.as_secs()
+            "not everything came up in time: `holdfast dev status` shows how far it is, \
+             `holdfast dev logs NODE` tells more, `holdfast dev down` removes the cluster"
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn plan(args: &UpArgs) -> anyhow::Result<Plan> {
+    let kv = match args.consul {
+        false => Kv::Embedded,
+        true => {
+            let named = std::env::var_os("CONSUL_BIN").filter(|name| !name.is_empty());
+            let program = named.unwrap_or_else(|| "consul".into());
+            let found = find_program(Path::new(&program)).with_context(|| {
+                format!(
+                    "{} is not there: CONSUL_BIN names a Consul, and `make setup` builds one",
+                    Path::new(&program).display()
+                )
+            })?;
+            Kv::Consul(found)
+        }
+    };
+    let default = if args.consul { 3 } else { 1 };
+    Ok(Plan {
+        coordinators: args.coordinators.unwrap_or(default),
+        workers: args.workers,
+        kv,
+    })
 }
 
 fn parse_nat(text: &str) -> Result<Nat, BadConfig> {
     let text = text.trim();
     match text {
         "full-cone" => return Ok(Nat::full_cone()),
-        "udp-blocked" => return Ok(Nat::udp_blocked(&[BROKER_PORT, STUN_PORT])),
+        "udp-blocked" => return Ok(Nat::udp_blocked(&[BROKER_PORT, STUN_PORT, KV_PORT])),
         _ => {}
     }
     let mapping: Mapping = text.parse().map_err(|_| {
@@ -98,14 +104,14 @@ fn parse_nat(text: &str) -> Result<Nat, BadConfig> {
     Ok(Nat::new(mapping, Filtering::default()))
 }
 
-/// One mesh of a prefix at a time. What an interrupted `up` left behind is removed.
+/// One cluster of a prefix at a time. What an interrupted `up` left behind is removed.
 fn refuse_second(prefix: &str) -> anyhow::Result<()> {
     let Ok(lab) = Lab::attach(prefix) else {
         return Ok(());
     };
     let mesh = Mesh::of(lab);
     if mesh.is_finished() {
-        bail!("a mesh is up already: `holdfast dev down` removes it");
+        bail!("a cluster is up already: `holdfast dev down` removes it");
     }
     // Its maker is known before it has noted itself in the mesh's own folder.
     if mesh.is_being_made() || Lab::maker_is_alive(prefix)? {
@@ -115,143 +121,228 @@ fn refuse_second(prefix: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lab(prefix: &str, nodes: &[PeerId], nats: &[Nat]) -> anyhow::Result<Lab> {
+/// Each node behind a router of its own. The coordinators' Consul is published, as by the TCP
+/// gateway of a provider.
+fn lab(prefix: &str, plan: &Plan, nats: &[Nat]) -> anyhow::Result<Lab> {
     let mut builder = Lab::builder(prefix).persistent(true);
-    for (index, node) in nodes.iter().enumerate() {
-        let router = format!("nat-{}", index + 1);
-        let nat = nats[index % nats.len()].clone();
+    for (ordinal, node) in (1_u16..).zip(plan.nodes()) {
+        let router = format!("nat-{ordinal}");
+        let nat = nats[(usize::from(ordinal) - 1) % nats.len()].clone();
         builder = builder
             .router(&router, nat)
             .node(node.as_str(), Place::Behind(&router));
+        if matches!(plan.kv, Kv::Consul(_)) && plan.is_coordinator(ordinal) {
+            builder = builder.publish(node.as_str(), KV_PORT, KV_PORT);
+        }
     }
     Ok(builder.build()?)
 }
 
-fn write_files(mesh: &Mesh, nodes: &[PeerId]) -> anyhow::Result<()> {
+fn write_files(mesh: &Mesh, plan: &Plan) -> anyhow::Result<()> {
     let folder = mesh.folder();
-    write_secret(&folder.join("cluster.secret"), &new_secret()?)?;
-    write_secret(&folder.join("turn.secret"), &new_secret()?)?;
-    let at = |port| HostPort {
-        host: SERVER.to_string(),
-        port,
-    };
-    let turn = [TurnTransport::Udp, TurnTransport::Tcp].map(|transport| TurnUrl {
-        server: at(STUN_PORT),
-        transport,
-    });
-    let shared = Shared {
-        nodes,
-        cluster_secret_file: "cluster.secret",
-        brokers: &[BrokerUrl(at(BROKER_PORT))],
-        stun: &[at(STUN_PORT)],
-        turn: &turn,
-        turn_secret_file: "turn.secret",
-        allow: &ALLOW,
-    };
-    for node in nodes {
-        let more = format!(
-            "dump_dir = {:?}\nlog_format = \"human\"\n",
-            folder.join("dumps")
-        );
-        let path = folder.join(format!("{node}.toml"));
-        std::fs::write(&path, shared.toml(node, &more))
+    write_secret(&folder.join(plan::KEY_FILE), &new_secret()?)?;
+    write_secret(&folder.join(plan::TURN_SECRET), &new_secret()?)?;
+    let program = own_program()?;
+    let nodes = mesh.nodes();
+    let coordinators = nodes.iter().take(usize::from(plan.coordinators));
+    let gateways = coordinators.map(|node| mesh.lab.public_address(node));
+    let gateways = gateways.collect::<Result<Vec<_>, _>>()?;
+    for (ordinal, node) in (1_u16..).zip(&nodes) {
+        let place = plan::Place {
+            folder,
+            program: &program,
+            address: mesh.lab.address(node)?,
+            gateways: &gateways,
+        };
+        let (path, own) = (mesh.config(node), folder.join(node));
+        std::fs::write(&path, plan.toml(ordinal, &place))
+            .and_then(|()| std::fs::create_dir(&own))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
 
-fn start_rendezvous(mesh: &Mesh) -> anyhow::Result<(String, Child)> {
-    let mut command = mesh.lab.command(PUB, own_program()?)?;
-    command
-        .arg("rendezvous")
-        .args(["--listen", &format!("{SERVER}:{BROKER_PORT}")])
-        .args(["--turn", "--turn-listen", &format!("{SERVER}:{STUN_PORT}")])
-        .arg("--turn-secret-file")
-        .arg(mesh.folder().join("turn.secret"));
-    let log = mesh.log(RENDEZVOUS);
-    let mut child = start_detached(command, &log).context("cannot start the rendezvous")?;
-    let started = Instant::now();
-    let listens = |port| {
-        let address = SocketAddr::from((SERVER, port));
-        mesh.lab.run_in(PUB, || {
-            TcpStream::connect_timeout(&address, POLL_EVERY).is_ok()
-        })
-    };
-    while !(listens(BROKER_PORT)? && listens(STUN_PORT)?) {
-        check_running(RENDEZVOUS, &mut child, &log)?;
-        if started.elapsed() > SERVERS_BOUND {
-            bail!("the rendezvous does not listen: {}", log_tail(&log));
+/// A cluster that comes up.
+struct Up {
+    mesh: Mesh,
+    plan: Plan,
+    children: Vec<(String, Child)>,
+}
+
+impl Up {
+    /// Broker, STUN and TURN, and the embedded KV.
+    fn start_servers(&mut self) -> anyhow::Result<()> {
+        let mut step = Step::begin("servers");
+        let mut ports = vec![BROKER_PORT, STUN_PORT];
+        let secret = self.mesh.folder().join(plan::TURN_SECRET);
+        self.start_server(RENDEZVOUS, |command| {
+            command
+                .arg("rendezvous")
+                .args(["--listen", &format!("{SERVER}:{BROKER_PORT}")])
+                .args(["--turn", "--turn-listen", &format!("{SERVER}:{STUN_PORT}")])
+                .arg("--turn-secret-file")
+                .arg(secret);
+        })?;
+        if let Kv::Embedded = self.plan.kv {
+            ports.push(KV_PORT);
+            let data = self.mesh.folder().join(KV);
+            self.start_server(KV, |command| {
+                command
+                    .arg("kv")
+                    .args(["--listen", &format!("{SERVER}:{KV_PORT}")])
+                    .arg("--data")
+                    .arg(data);
+            })?;
         }
-        std::thread::sleep(POLL_EVERY);
+        let started = Instant::now();
+        let total = ports.len();
+        loop {
+            ports.retain(|port| !self.listens(*port));
+            step.show(format!("{} of {total} listen", total - ports.len()));
+            if ports.is_empty() {
+                step.end();
+                return Ok(());
+            }
+            self.check_running()?;
+            if started.elapsed() > SERVERS_BOUND {
+                step.end();
+                bail!("nobody listens on {SERVER}, port {}", ports[0]);
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
     }
-    Ok((RENDEZVOUS.to_owned(), child))
-}
 
-fn check_running(name: &str, child: &mut Child, log: &Path) -> anyhow::Result<()> {
-    if interrupt::came() {
-        bail!("interrupted: everything is removed again");
+    fn start_server(
+        &mut self,
+        name: &str,
+        describe: impl FnOnce(&mut std::process::Command),
+    ) -> anyhow::Result<()> {
+        let mut command = self.mesh.lab.command(PUB, own_program()?)?;
+        describe(&mut command);
+        let log = self.mesh.log(name);
+        let child =
+            start_detached(command, &log).with_context(|| format!("cannot start {name}"))?;
+        self.children.push((name.to_owned(), child));
+        Ok(())
     }
-    match child.try_wait()? {
-        Some(status) => bail!("{name} ended ({status}): {}", log_tail(log)),
-        None => Ok(()),
-    }
-}
 
-/// Wait until every node says that all its links are up. False when the time ran out.
-fn wait_for_links(mesh: &Mesh, children: &mut [(String, Child)]) -> anyhow::Result<bool> {
-    let nodes = mesh.nodes();
-    let expected = nodes.len() * (nodes.len() - 1);
-    let started = Instant::now();
-    let mut progress = Progress::default();
-    loop {
-        let up: usize = nodes.iter().map(|node| links_up(mesh, node)).sum();
-        progress.show(up, expected, started.elapsed());
-        if up == expected {
-            progress.end();
+    fn listens(&self, port: u16) -> bool {
+        let address = SocketAddr::from((SERVER, port));
+        let connect = || TcpStream::connect_timeout(&address, POLL_EVERY).is_ok();
+        self.mesh.lab.run_in(PUB, connect).unwrap_or(false)
+    }
+
+    /// All coordinators at once, since their KV may need them all. Workers one by one, each when
+    /// the one before has its slot, so that each becomes the peer that it is named after.
+    fn start_nodes(&mut self) -> anyhow::Result<bool> {
+        let mut step = Step::begin("slots");
+        let nodes = self.mesh.nodes();
+        let total = nodes.len();
+        let coordinators = usize::from(self.plan.coordinators);
+        for node in &nodes[..coordinators] {
+            self.start_node(node)?;
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            if index >= coordinators {
+                self.start_node(node)?;
+            }
+            step.show(format!("{index} of {total} owned"));
+            let has_slot = |up: &Up| {
+                let sidecar = up.ask(node)?.sidecar?;
+                sidecar.id
+            };
+            if !self.wait(SLOT_BOUND, |up| has_slot(up).is_some())? {
+                step.end();
+                return Ok(false);
+            }
+        }
+        step.show(format!("{total} of {total} owned"));
+        step.end();
+        Ok(true)
+    }
+
+    fn start_node(&mut self, node: &str) -> anyhow::Result<()> {
+        let child = self.mesh.start_node(node)?;
+        self.children.push((node.to_owned(), child));
+        Ok(())
+    }
+
+    fn wait_for_links(&mut self) -> anyhow::Result<bool> {
+        let mut step = Step::begin("links");
+        let nodes = self.mesh.nodes();
+        let expected = nodes.len() * (nodes.len() - 1);
+        let all = self.wait(LINKS_BOUND, |up| {
+            let found: usize = nodes.iter().map(|node| up.links_up(node)).sum();
+            step.show(format!("{found} of {expected} up"));
+            found == expected
+        });
+        step.end();
+        all
+    }
+
+    fn links_up(&self, node: &str) -> usize {
+        let page = self.ask(node).and_then(|page| page.node);
+        let links = page.map(|node| node.mesh.links).unwrap_or_default();
+        links
+            .iter()
+            .filter(|link| link.state == LinkState::Up)
+            .count()
+    }
+
+    fn wait_for_consul(&mut self) -> anyhow::Result<bool> {
+        if let Kv::Embedded = self.plan.kv {
             return Ok(true);
         }
-        for (name, child) in children.iter_mut() {
-            let log = mesh.log(name);
-            check_running(name, child, &log).inspect_err(|_| progress.end())?;
-        }
-        if started.elapsed() > LINKS_BOUND {
-            progress.end();
-            return Ok(false);
-        }
-        std::thread::sleep(POLL_EVERY);
-    }
-}
-
-fn links_up(mesh: &Mesh, node: &str) -> usize {
-    let admin = mesh.admin();
-    let Ok(Ok(page)) = mesh.lab.run_in(node, || fetch(admin)) else {
-        return 0;
-    };
-    let links = page.status.mesh.links.iter();
-    links.filter(|link| link.state == LinkState::Up).count()
-}
-
-/// One line on a terminal that says how far it is.
-#[derive(Default)]
-struct Progress {
-    shown: bool,
-}
-
-impl Progress {
-    fn show(&mut self, up: usize, expected: usize, elapsed: Duration) {
-        let mut err = std::io::stderr();
-        if err.is_terminal() {
-            self.shown = true;
-            let seconds = elapsed.as_secs_f32();
-            // A terminal that cannot be written to shows no progress.
-            let _ = write!(err, "\rlinks up: {up}/{expected}  {seconds:.1} s ");
-            let _ = err.flush();
-        }
+        let mut step = Step::begin("consul");
+        let nodes = self.mesh.nodes();
+        let all = self.wait(CONSUL_BOUND, |up| {
+            let consul = |node: &&String| Some(up.ask(node)?.sidecar?.consul?.ready);
+            let ready = nodes
+                .iter()
+                .filter(|node| consul(node) == Some(true))
+                .count();
+            step.show(format!("{ready} of {} agents ready", nodes.len()));
+            ready == nodes.len()
+        });
+        step.end();
+        all
     }
 
-    fn end(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            eprintln!();
+    fn ask(&self, node: &str) -> Option<Page> {
+        let admin = self.mesh.admin();
+        self.mesh.lab.run_in(node, || fetch(admin)).ok()?.ok()
+    }
+
+    /// Wait until something holds. False when the time ran out.
+    fn wait(
+        &mut self,
+        bound: Duration,
+        mut holds: impl FnMut(&Up) -> bool,
+    ) -> anyhow::Result<bool> {
+        let started = Instant::now();
+        while !holds(self) {
+            self.check_running()?;
+            if started.elapsed() > bound {
+                return Ok(false);
+            }
+            std::thread::sleep(POLL_EVERY);
         }
+        Ok(true)
+    }
+
+    /// A process that ended will not come up, and neither will anything after Ctrl-C.
+    fn check_running(&mut self) -> anyhow::Result<()> {
+        if interrupt::came() {
+            bail!("interrupted: everything is removed again");
+        }
+        for (name, child) in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                bail!(
+                    "{name} ended ({status}): {}",
+                    log_tail(&self.mesh.log(name))
+                );
+            }
+        }
+        Ok(())
     }
 }

@@ -1,11 +1,13 @@
-//! `holdfast dev status`: the links of all nodes.
+//! `holdfast dev status`: all nodes and their links.
 
 use std::process::ExitCode;
 
+use holdfast_core::status::LinkState;
+use holdfast_sidecar::{ChildStatus, ConsulStatus, SidecarStatus, SlotStatus};
 use serde_json::json;
 
 use super::state::Mesh;
-use crate::output::{self, Table, rtt};
+use crate::output::{self, Table, age, rtt};
 use crate::status::{Page, fetch, path_in_use};
 
 /// What one node says, or why it says nothing.
@@ -33,47 +35,125 @@ pub fn collect(mesh: &Mesh) -> Vec<NodeReport> {
         .collect()
 }
 
-/// Print the links of all nodes.
+/// Print all nodes, and their links.
 pub fn status(mesh: &Mesh, json: bool) -> anyhow::Result<ExitCode> {
     let reports = collect(mesh);
     let text = match json {
         true => format!("{:#}\n", in_json(&reports)),
-        false => table(&reports),
+        false => tables(&reports),
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One row for each end of each link.
-pub fn table(reports: &[NodeReport]) -> String {
-    let mut table = Table::with_headings(&["NODE", "PEER", "STATE", "PATH", "RTT"]);
+/// The nodes, and then both ends of each link.
+pub fn tables(reports: &[NodeReport]) -> String {
+    format!("{}\n{}", nodes(reports), links(reports))
+}
+
+/// One row for each node.
+fn nodes(reports: &[NodeReport]) -> String {
+    let mut table = Table::with_headings(&[
+        "NODE", "PEER", "VIP", "SLOT", "LEASE", "LINKS", "CHILDREN", "CONSUL",
+    ]);
     for report in reports {
+        let mut row = vec![report.node.clone()];
         match &report.page {
-            Ok(page) => {
-                for link in &page.status.mesh.links {
-                    table.row([
-                        report.node.clone(),
-                        link.peer.to_string(),
-                        link.state.as_str().to_owned(),
-                        path_in_use(link),
-                        link.rtt_us.map_or_else(|| "-".to_owned(), rtt),
-                    ]);
-                }
-            }
+            Ok(page) => row.extend(node(page)),
             Err(_) => {
-                let state = match report.running {
-                    true => "no answer",
-                    false => "not running",
+                let state = if report.running {
+                    "no answer"
+                } else {
+                    "not running"
                 };
-                let dash = || "-".to_owned();
-                table.row([
-                    report.node.clone(),
-                    dash(),
-                    state.to_owned(),
-                    dash(),
-                    dash(),
-                ]);
+                row.extend(["-", "-", state].map(str::to_owned));
             }
+        }
+        row.resize(8, "-".to_owned());
+        table.row(row);
+    }
+    table.render()
+}
+
+/// The peer that it is, its address, slot, lease, links, children and Consul.
+fn node(page: &Page) -> [String; 7] {
+    let dash = || "-".to_owned();
+    let sidecar = page.sidecar.as_ref();
+    let slot = sidecar.map(|status| &status.slot);
+    let mesh = page.node.as_ref().map(|node| &node.mesh);
+    [
+        sidecar
+            .and_then(|status| status.id.clone())
+            .unwrap_or_else(dash),
+        mesh.map_or_else(dash, |mesh| mesh.vip.to_string()),
+        slot.map_or_else(dash, slot_text),
+        slot.and_then(|slot| slot.lease_left_ms)
+            .map_or_else(dash, age),
+        mesh.map_or_else(dash, |mesh| {
+            let up = mesh
+                .links
+                .iter()
+                .filter(|l| l.state == LinkState::Up)
+                .count();
+            format!("{up}/{}", mesh.links.len())
+        }),
+        sidecar.map_or_else(dash, children),
+        sidecar
+            .and_then(|status| status.consul.as_ref())
+            .map_or_else(dash, consul),
+    ]
+}
+
+fn slot_text(slot: &SlotStatus) -> String {
+    match (slot.slot, slot.pinned) {
+        (Some(number), true) => format!("{number} pinned"),
+        (Some(number), false) => number.to_string(),
+        (None, _) => slot.state.clone(),
+    }
+}
+
+/// Children that are ready, and by name those that are not, or were not for ever.
+fn children(status: &SidecarStatus) -> String {
+    let is_fine = |child: &&ChildStatus| matches!(child.state.as_str(), "ready" | "done");
+    let fine = status.children.iter().filter(is_fine).count();
+    let mut text = format!("{fine}/{}", status.children.len());
+    for child in &status.children {
+        if !is_fine(&child) {
+            text.push_str(&format!(" {} {}", child.name, child.state));
+        } else if child.restarts > 0 {
+            text.push_str(&format!(
+                " {} restarted {} times",
+                child.name, child.restarts
+            ));
+        }
+    }
+    text
+}
+
+fn consul(consul: &ConsulStatus) -> String {
+    let role = if consul.server { "server" } else { "client" };
+    match (&consul.leader, consul.ready) {
+        (Some(leader), true) => format!("{role}, leader {leader}"),
+        _ => format!("{role}, not ready"),
+    }
+}
+
+/// One row for each end of each link.
+fn links(reports: &[NodeReport]) -> String {
+    let mut table = Table::with_headings(&["NODE", "PEER", "STATE", "PATH", "RTT"]);
+    let pages = reports.iter().filter_map(|report| {
+        let node = report.page.as_ref().ok()?.node.as_ref()?;
+        Some((&report.node, node))
+    });
+    for (name, node) in pages {
+        for link in &node.mesh.links {
+            table.row([
+                name.clone(),
+                link.peer.to_string(),
+                link.state.as_str().to_owned(),
+                path_in_use(link),
+                link.rtt_us.map_or_else(|| "-".to_owned(), rtt),
+            ]);
         }
     }
     table.render()

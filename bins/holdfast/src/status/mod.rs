@@ -1,6 +1,7 @@
 //! `holdfast status`: what a running node says of itself.
 
 mod fetch;
+mod member;
 mod view;
 
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-pub use fetch::{FetchError, Page, fetch};
+pub use fetch::{FetchError, Page, fetch, readiness};
 pub use view::path_in_use;
 
 use crate::BadConfig;
@@ -33,6 +34,9 @@ pub fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
         None => configured_admin(args.config)?,
     };
     let admin = admin_address(named.as_deref().unwrap_or(ADMIN_DEFAULT))?;
+    if args.healthy {
+        return healthy(admin);
+    }
     loop {
         let page = fetch(admin).map_err(|error| explain(admin, error))?;
         let text = match (&args.peer, args.json) {
@@ -52,6 +56,14 @@ pub fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+/// For whoever asks by exit code: nothing is printed if all is well.
+fn healthy(admin: SocketAddr) -> anyhow::Result<ExitCode> {
+    match readiness(admin).map_err(|error| explain(admin, error))? {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(reason) => bail!("not ready: {reason}"),
     }
 }
 
@@ -90,7 +102,7 @@ fn explain(admin: SocketAddr, error: FetchError) -> anyhow::Error {
     match error {
         FetchError::Unreachable(why) => anyhow::anyhow!(
             "the node cannot be reached: {why}\n\
-             is `holdfast mesh` running? expected its admin address at http://{admin} \
+             is `holdfast mesh` or `holdfast sidecar` running? expected its admin address at http://{admin} \
              (another one: --admin URL, --config FILE, or HOLDFAST_ADMIN)"
         ),
         FetchError::Strange(why) => {
@@ -100,14 +112,15 @@ fn explain(admin: SocketAddr, error: FetchError) -> anyhow::Error {
 }
 
 fn find<'a>(page: &'a Page, peer: &str) -> anyhow::Result<&'a holdfast_core::status::LinkStatus> {
-    let links = &page.status.mesh.links;
+    let node = page.node.as_ref().context("the mesh does not run yet")?;
+    let links = &node.mesh.links;
     if let Some(link) = links.iter().find(|link| link.peer.as_str() == peer) {
         return Ok(link);
     }
     let names: Vec<&str> = links.iter().map(|link| link.peer.as_str()).collect();
     bail!(
         "{} has no peer {peer:?}; its peers: {}",
-        page.status.mesh.id,
+        node.mesh.id,
         names.join(", ")
     )
 }

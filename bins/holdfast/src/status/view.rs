@@ -4,12 +4,21 @@ use std::fmt::Write;
 
 use holdfast_core::status::{LinkState, LinkStatus, PathStatus};
 
-use super::Page;
+use holdfast_io::mesh::NodeStatus;
+
+use super::{Page, member};
 use crate::output::{Table, age, rtt};
 
-/// A node with all its links.
+/// A node: what its sidecar says, if it has one, and its links.
 pub fn node(page: &Page) -> String {
-    let node = &page.status.mesh;
+    let sidecar = page.sidecar.as_ref().map(member::sections);
+    let mesh = page.node.as_ref().map(links);
+    let parts = [sidecar, mesh].into_iter().flatten();
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+fn links(status: &NodeStatus) -> String {
+    let node = &status.mesh;
     let up = node
         .links
         .iter()
@@ -39,19 +48,19 @@ pub fn node(page: &Page) -> String {
         ]);
     }
     out.push_str(&table.render());
-    out.push_str(&servers(page));
+    out.push_str(&servers(status));
     out
 }
 
 /// Brokers, relays and clashes, as far as there are any.
-fn servers(page: &Page) -> String {
+fn servers(status: &NodeStatus) -> String {
     let mut out = String::new();
     let mut section = |table: Table| {
         let _ = write!(out, "\n{}", table.render());
     };
-    if !page.status.brokers.is_empty() {
+    if !status.brokers.is_empty() {
         let mut table = Table::with_headings(&["BROKER", "STATE", "ANSWERED", "LAST FAILURE"]);
-        for broker in &page.status.brokers {
+        for broker in &status.brokers {
             table.row([
                 broker.url.clone(),
                 if broker.reachable {
@@ -66,9 +75,9 @@ fn servers(page: &Page) -> String {
         }
         section(table);
     }
-    if !page.status.mesh.relays.is_empty() {
+    if !status.mesh.relays.is_empty() {
         let mut table = Table::with_headings(&["TURN", "TRANSPORT", "STATE", "RELAYED"]);
-        for relay in &page.status.mesh.relays {
+        for relay in &status.mesh.relays {
             table.row([
                 relay.server.clone(),
                 relay.transport.clone(),
@@ -78,9 +87,9 @@ fn servers(page: &Page) -> String {
         }
         section(table);
     }
-    if !page.status.clashes.is_empty() {
+    if !status.clashes.is_empty() {
         let mut table = Table::with_headings(&["CLASH", "ADDRESS", "WHY"]);
-        for clash in &page.status.clashes {
+        for clash in &status.clashes {
             table.row([
                 clash.protocol.as_str().to_owned(),
                 clash.addr.to_string(),
@@ -150,7 +159,8 @@ fn pair(path: &PathStatus) -> [String; 8] {
     ]
 }
 
-fn or_dash(text: Option<String>) -> String {
+/// What there is to show, if there is something.
+pub fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
 
@@ -172,11 +182,11 @@ mod tests {
 
     #[test]
     fn a_peer_is_shown_with_every_pair_and_why() {
-        insta::assert_snapshot!(peer(&page().status.mesh.links[0]));
+        insta::assert_snapshot!(peer(&page().node.unwrap().mesh.links[0]));
     }
 
     #[test]
     fn a_link_without_a_pair_says_so() {
-        insta::assert_snapshot!(peer(&page().status.mesh.links[1]));
+        insta::assert_snapshot!(peer(&page().node.unwrap().mesh.links[1]));
     }
 }

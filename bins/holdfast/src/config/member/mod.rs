@@ -19,7 +19,7 @@ use super::tree::Tree;
 
 pub use node::as_node;
 pub use read::read;
-pub use system::Strict;
+pub use system::{Strict, find_program};
 
 /// The file of the cluster secret, in the folder of secrets.
 pub const CLUSTER_SECRET: &str = "cluster.secret";

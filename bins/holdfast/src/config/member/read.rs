@@ -13,10 +13,12 @@ use holdfast_core::types::PeerId;
 use holdfast_io::http::Tls;
 use holdfast_io::kv::consul as kv;
 use holdfast_sidecar::{Child, Consul, Ready, Service};
+use zeroize::Zeroizing;
 
 use super::check;
 use super::{Member, Strict};
 use crate::config::address::UrlError;
+use crate::config::files::read_secret_text;
 use crate::config::keys::{CHILD_FIELDS, SERVICE_FIELDS};
 use crate::config::problem::{Problem, any_error};
 use crate::config::reader::{Entry, Reader, duration, integer, parsed, path_text, text};
@@ -141,13 +143,25 @@ pub fn read(
         secrets_dir: places.secrets?,
         hosts_file: places.hosts,
         tee: tee?,
-        kv: Some(draft.kv).filter(|kv| !kv.addresses.is_empty()),
+        kv: own_agent(draft.kv, draft.consul.is_some()),
         lease: draft.lease?,
         patience: patience?,
         consul: draft.consul,
         services: draft.services.into_iter().map(|(_, s)| s).collect(),
         children: draft.children.into_iter().map(|(_, c)| c).collect(),
     })
+}
+
+/// Where no KV is named, Consul's own agent on this machine is one.
+fn own_agent(mut kv: kv::Config, has_agent: bool) -> Option<kv::Config> {
+    if kv.addresses.is_empty() && has_agent {
+        let endpoint = holdfast_sidecar::consul_agent::endpoint();
+        kv.addresses = vec![kv::Address {
+            tls: false,
+            endpoint,
+        }];
+    }
+    (!kv.addresses.is_empty()).then_some(kv)
 }
 
 /// Files and folders.
@@ -254,6 +268,12 @@ impl Reader<'_> {
         read(&file).map_err(told).ok()
     }
 
+    /// The agent is asked with the token that the KV has: what is wrong with it is told there.
+    fn agent_token(&mut self) -> Option<Zeroizing<String>> {
+        let file = self.path("kv.token_file")?;
+        read_secret_text(&file).ok()
+    }
+
     fn check_tls(&mut self, addresses: &[kv::Address], tls: Option<&Tls>) {
         let secured = addresses.iter().find(|address| address.tls);
         if let (Some(address), None) = (secured, tls)
@@ -291,7 +311,7 @@ impl Reader<'_> {
             raft_multiplier: raft.unwrap_or_default(),
             user,
             server_role: COORDINATOR.to_owned(),
-            token: None,
+            token: self.agent_token(),
         })
     }
 

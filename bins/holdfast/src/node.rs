@@ -1,0 +1,126 @@
+//! The node of a mesh, plain or a member's: what it is told besides its settings.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+
+use anyhow::Context;
+use holdfast_core::config::PathPolicy;
+use holdfast_core::mesh::Input;
+use holdfast_io::dump::{DumpReason, DumpSink, DumpTrigger};
+use holdfast_io::http::Endpoint;
+use holdfast_io::mesh::MeshOptions;
+use holdfast_io::real::{DumpDir, loopback_up, os_seed, raise_file_limit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Settings;
+use crate::config::settings::{TurnSetting, turn_servers};
+use crate::resolve::{Addresses, Names};
+
+/// What the system should allow. A node goes on without, and says so.
+pub fn prepare_system() {
+    if let Err(error) = loopback_up() {
+        tracing::warn!(%error, "virtual addresses may not work");
+    }
+    if let Err(error) = raise_file_limit() {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// What arrives while the node runs.
+type Late = Pin<Box<dyn Future<Output = Input>>>;
+
+/// What the node is told.
+pub fn options(
+    settings: &Settings,
+    servers: &Servers,
+    trigger: DumpTrigger,
+) -> anyhow::Result<MeshOptions> {
+    let brokers = settings
+        .brokers
+        .iter()
+        .map(|url| url.to_string().parse::<Endpoint>())
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(MeshOptions {
+        config: settings.to_core(|server| servers.0.get(&server.to_string()).copied()),
+        seed: os_seed().context("the operating system gives no entropy")?,
+        listen: settings.listen,
+        brokers,
+        forward: settings.forward.clone(),
+        admin: Some(settings.admin),
+        dumps: dump_sink(&settings.dump_dir).map(|sink| (trigger, sink)),
+        drain: settings.shutdown_grace,
+        late_servers: servers.late(settings),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+fn dump_sink(folder: &Path) -> Option<Box<dyn DumpSink>> {
+    match DumpDir::new(folder) {
+        Ok(dir) => Some(Box::new(dir)),
+        Err(error) => {
+            let folder = folder.display();
+            tracing::warn!(%error, %folder, "the flight recorder will not be dumped");
+            None
+        }
+    }
+}
+
+/// The addresses of STUN and TURN servers, as far as they are known at the start.
+pub struct Servers(Addresses);
+
+impl Servers {
+    /// Look them up. What is not found soon is looked up while the node runs; but a node that may
+    /// only use relays can do nothing before it knows one, so it waits for that here.
+    pub async fn find(settings: &Settings) -> Servers {
+        let (mut names, mut found) = names(settings);
+        found.extend(names.first_look().await);
+        let has_relay = |found: &Addresses| {
+            let mut turn = settings.turn.iter();
+            turn.any(|turn| found.contains_key(&turn.url.server.to_string()))
+        };
+        if settings.paths == PathPolicy::RelayOnly && !has_relay(&found) && !names.is_done() {
+            tracing::warn!(
+                "waiting for the address of a TURN server, as `paths` is \"relay-only\""
+            );
+            found.extend(names.look_until(|found, _| has_relay(found)).await);
+        }
+        Servers(found)
+    }
+
+    /// The servers whose names have no address yet, if there are any.
+    fn late(&self, settings: &Settings) -> Option<Late> {
+        let (mut names, _) = names(settings);
+        names.forget(&self.0);
+        if names.is_done() {
+            return None;
+        }
+        let stun = settings.stun.clone();
+        let turn: Vec<TurnSetting> = settings.turn.clone();
+        Some(Box::pin(async move {
+            let found = names.rest().await;
+            tracing::info!(servers = found.len(), "found servers after the start");
+            let address = |server: &_| found.get(&ToString::to_string(server)).copied();
+            Input::Servers {
+                stun: stun.iter().filter_map(address).collect(),
+                turn: turn_servers(&turn, address),
+            }
+        }))
+    }
+}
+
+fn names(settings: &Settings) -> (Names, Addresses) {
+    let turn = settings.turn.iter().map(|turn| &turn.url.server);
+    Names::new(settings.stun.iter().chain(turn), settings.listen)
+}
+
+/// SIGUSR1 asks for a dump of the flight recorder.
+pub fn dump_on_signal(trigger: DumpTrigger) -> std::io::Result<()> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    tokio::task::spawn_local(async move {
+        while asked.recv().await.is_some() {
+            trigger.request(DumpReason::Signal);
+        }
+    });
+    Ok(())
+}
