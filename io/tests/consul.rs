@@ -305,6 +305,7 @@ fn a_read_goes_to_the_next_server_whatever_is_wrong_with_the_first() {
             Does::KeepSilent,
             Does::Say(answer("500 Oh", "No cluster leader")),
             Does::Say(answer("429 Slow", "")),
+            Does::Say(answer("200 OK\r\nX-Consul-Knownleader: false", "[]")),
             Does::Say(b"garbage\r\n\r\n".to_vec()),
         ] {
             let (bad, good) = (

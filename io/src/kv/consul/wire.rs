@@ -15,8 +15,8 @@ use serde_json::json;
 use super::classify::{excerpt, garbled, invalid};
 use crate::http::{HeaderMap, Incoming, Method, StatusCode};
 use crate::kv::{
-    Behavior, Condition, Consistency, Entry, Failure, FailureKind, NewSession, Request, Response,
-    SessionId, Wait,
+    Behavior, Condition, Consistency, Entry, Failure, NewSession, Request, Response, SessionId,
+    Wait,
 };
 
 /// Largest answer about one entry, bytes: the largest value in base64, its key, and JSON.
@@ -49,6 +49,8 @@ pub(super) struct Call {
     pub is_read: bool,
     /// Whether 404 is an answer.
     pub may_be_absent: bool,
+    /// Whether an answer counts only from a server that knows a leader.
+    pub needs_leader: bool,
     /// For how long the server may keep it.
     pub wait: Duration,
     pub answer_len_max: usize,
@@ -62,6 +64,7 @@ impl Call {
             body: Bytes::new(),
             is_read: true,
             may_be_absent: false,
+            needs_leader: false,
             wait: Duration::ZERO,
             answer_len_max,
         }
@@ -74,6 +77,7 @@ impl Call {
             body: body.into(),
             is_read: false,
             may_be_absent: false,
+            needs_leader: false,
             wait: Duration::ZERO,
             answer_len_max: SHORT_LEN_MAX,
         }
@@ -161,12 +165,8 @@ pub(super) fn encode(request: &Request) -> Result<Call, Failure> {
 /// What an answer of status 200, or 404 where that is one, says.
 pub(super) fn decode(request: &Request, answer: &Incoming) -> Result<Response, Failure> {
     match request {
-        Request::Get {
-            key,
-            consistency,
-            wait,
-        } => {
-            let index = index(&answer.headers, *consistency, *wait)?;
+        Request::Get { key, wait, .. } => {
+            let index = index(&answer.headers, *wait)?;
             let mut entries = entries(answer)?;
             let entry = entries.pop();
             let fits = entries.is_empty() && entry.as_ref().is_none_or(|e| e.key == *key);
@@ -175,12 +175,8 @@ pub(super) fn decode(request: &Request, answer: &Incoming) -> Result<Response, F
                 false => Err(garbled("not the one entry that was asked for")),
             }
         }
-        Request::List {
-            prefix,
-            consistency,
-            wait,
-        } => {
-            let index = index(&answer.headers, *consistency, *wait)?;
+        Request::List { prefix, wait, .. } => {
+            let index = index(&answer.headers, *wait)?;
             let entries = entries(answer)?;
             let inside = entries.iter().all(|e| e.key.starts_with(prefix.as_str()));
             let sorted = entries.is_sorted_by(|a, b| a.key < b.key);
@@ -262,6 +258,7 @@ fn reading(
     let mark = if query.is_empty() { "" } else { "?" };
     Call {
         may_be_absent: true,
+        needs_leader: consistency != Consistency::Stale,
         wait: at_most,
         ..Call::read(
             format!("/v1/kv/{}{mark}{query}", key_path(key)),
@@ -363,17 +360,9 @@ fn go_duration(duration: Duration) -> String {
 
 /// The index to wait with: never 0, which would not wait; and when it went backwards (the
 /// servers were restored from a snapshot, or are others) 0, to begin anew.
-fn index(
-    headers: &HeaderMap,
-    consistency: Consistency,
-    wait: Option<Wait>,
-) -> Result<u64, Failure> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if consistency != Consistency::Stale && text("x-consul-knownleader") == Some("false") {
-        let message = "the server knows no leader";
-        return Err(Failure::indeterminate(FailureKind::Unavailable, message));
-    }
-    let index: u64 = text("x-consul-index")
+fn index(headers: &HeaderMap, wait: Option<Wait>) -> Result<u64, Failure> {
+    let text = headers.get("x-consul-index").and_then(|v| v.to_str().ok());
+    let index: u64 = text
         .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| garbled("no answer of Consul: X-Consul-Index is missing or no number"))?;
@@ -424,149 +413,4 @@ fn entry(wire: WireEntry) -> Result<Entry, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-    use super::*;
-
-    fn path(request: &Request) -> String {
-        encode(request).unwrap().path_and_query
-    }
-
-    fn answer(index: Option<&str>, body: &str) -> Incoming {
-        let mut headers = HeaderMap::new();
-        if let Some(index) = index {
-            headers.insert("x-consul-index", index.parse().unwrap());
-        }
-        Incoming {
-            status: StatusCode::OK,
-            headers,
-            body: body.to_owned().into(),
-        }
-    }
-
-    fn entry_json(key: &str, value: &str) -> String {
-        format!(
-            r#"{{"Key":"{key}","Value":{value},"Flags":0,"CreateIndex":1,"ModifyIndex":2,"LockIndex":0}}"#
-        )
-    }
-
-    #[test]
-    fn a_key_stays_what_it_is_in_a_path() {
-        for (key, expected) in [
-            ("cluster/a/slots/1", "cluster/a/slots/1"),
-            ("tail/", "tail/"),
-            ("a b", "a%20b"),
-            ("100%?#", "100%25%3F%23"),
-            ("ü", "%C3%BC"),
-            ("a//b", "a%2F%2Fb"),
-            ("/a", "%2Fa"),
-            ("..", "%2E%2E"),
-            ("a/../b", "a%2F%2E%2E%2Fb"),
-            ("a/.", "a%2F%2E"),
-            ("a..b/.c", "a..b/.c"),
-        ] {
-            assert_eq!(
-                path(&Request::get(key)),
-                format!("/v1/kv/{expected}?consistent")
-            );
-        }
-    }
-
-    #[test]
-    fn a_wait_is_asked_for_only_if_it_can_be_kept() {
-        let get = |after, at_most| {
-            path(&Request::Get {
-                key: "k".to_owned(),
-                consistency: Consistency::Default,
-                wait: Some(Wait { after, at_most }),
-            })
-        };
-        let second = Duration::from_secs(1);
-        assert_eq!(get(7, second), "/v1/kv/k?index=7&wait=1000ms");
-        assert_eq!(get(7, Duration::from_nanos(1)), "/v1/kv/k?index=7&wait=1ms");
-        assert_eq!(get(7, second * 3600), "/v1/kv/k?index=7&wait=600000ms");
-        assert_eq!(get(7, Duration::ZERO), "/v1/kv/k");
-        assert_eq!(get(0, second), "/v1/kv/k");
-    }
-
-    #[test]
-    fn what_no_server_would_take_is_not_sent() {
-        let session = |id: &str| Request::SessionRenew(SessionId(id.into()));
-        for request in [
-            Request::get(""),
-            Request::get("a\nb"),
-            Request::get("k".repeat(KEY_LEN_MAX + 1)),
-            Request::put("k", vec![0; VALUE_LEN_MAX + 1], Condition::Any),
-            Request::put("k", "v", Condition::Unchanged(0)),
-            Request::Delete {
-                key: "k".to_owned(),
-                condition: Condition::Absent,
-            },
-            session(""),
-            session("a b"),
-        ] {
-            let failure = encode(&request).unwrap_err();
-            assert_eq!(
-                (failure.is_determinate(), failure.kind),
-                (true, FailureKind::Invalid)
-            );
-        }
-    }
-
-    #[test]
-    fn an_index_that_went_backwards_begins_anew_and_is_never_0_otherwise() {
-        let read = |after: Option<u64>, index: &str| {
-            let wait = after.map(|after| Wait {
-                after,
-                at_most: Duration::from_secs(1),
-            });
-            let request = Request::Get {
-                key: "k".to_owned(),
-                consistency: Consistency::Default,
-                wait,
-            };
-            match decode(&request, &answer(Some(index), "[]")) {
-                Ok(Response::Entry { index, .. }) => Some(index),
-                _ => None,
-            }
-        };
-        assert_eq!(read(None, "9"), Some(9));
-        assert_eq!(read(None, "0"), Some(1));
-        assert_eq!(read(Some(9), "9"), Some(9));
-        assert_eq!(read(Some(9), "8"), Some(0));
-        assert_eq!(read(Some(9), "+10"), None);
-        assert_eq!(read(Some(9), "99999999999999999999"), None);
-    }
-
-    #[test]
-    fn hostile_answers_are_garbled() {
-        let list = Request::list("a/");
-        let get = Request::get("a/1");
-        let (one, two) = (entry_json("a/1", "\"aGk=\""), entry_json("a/2", "null"));
-        assert!(decode(&list, &answer(Some("5"), &format!("[{one},{two}]"))).is_ok());
-        let deep = "[".repeat(100_000);
-        for (request, index, body) in [
-            (&list, None, "[]".to_owned()),
-            (&list, Some("5"), format!("[{two},{one}]")),
-            (&list, Some("5"), format!("[{one},{one}]")),
-            (&list, Some("5"), format!("[{}]", entry_json("b/1", "null"))),
-            (&get, Some("5"), format!("[{two}]")),
-            (&get, Some("5"), format!("[{one},{one}]")),
-            (&get, Some("5"), format!("[{}]", entry_json("a/1", "\"!\""))),
-            (&get, Some("5"), "null".to_owned()),
-            (&get, Some("5"), deep),
-            (
-                &Request::put("k", "v", Condition::Any),
-                None,
-                "maybe".to_owned(),
-            ),
-            (&Request::put("k", "v", Condition::Any), None, String::new()),
-        ] {
-            let failure = decode(request, &answer(index, &body)).unwrap_err();
-            assert_eq!(
-                (failure.is_determinate(), failure.kind),
-                (false, FailureKind::Garbled)
-            );
-        }
-    }
-}
+mod tests;
