@@ -1,0 +1,414 @@
+//! The sidecar as a whole, with real processes and a mesh, and without Consul.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Folder, PATIENCE, alone, exists, sh, until};
+use holdfast_core::config::{Config, PeerConfig};
+use holdfast_core::identity::Identity;
+use holdfast_io::clock::timeout;
+use holdfast_io::http::{Client, Endpoint, Method, StatusCode};
+use holdfast_io::kv::{Answer, Failure, FailureKind, Kv, Request};
+use holdfast_io::mesh::{DRAIN_DEFAULT, MeshOptions};
+use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on, os_seed};
+use holdfast_io::spawn::Spawn;
+use holdfast_sidecar::{
+    Ask, Bootstrap, Child, Error, Member, Options, Peer, Prepared, Reload, SidecarStatus,
+    SlotOptions, run_asked,
+};
+use tokio::sync::mpsc;
+
+const ADMIN: &str = "127.91.7.1:7390";
+
+struct Known;
+
+impl Bootstrap for Known {
+    async fn prepare(&mut self) -> Result<Prepared, Error> {
+        Ok(Prepared {
+            instance: "instance-1".to_owned(),
+            gossip_key: None,
+        })
+    }
+
+    async fn finish(&mut self, _member: &Member) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn peers() -> Vec<Peer> {
+    let peer = |(id, vip): (&str, u16)| Peer {
+        id: id.parse().unwrap(),
+        vip: vip.try_into().unwrap(),
+    };
+    [("worker-3", 201), ("worker-4", 202)]
+        .into_iter()
+        .map(peer)
+        .collect()
+}
+
+fn mesh(member: &Member) -> Result<MeshOptions, Error> {
+    let identity = |peer: &Peer| Identity::from_seed([peer.vip.octet(); 32]);
+    let (own, others): (Vec<Peer>, Vec<Peer>) =
+        peers().into_iter().partition(|peer| peer.id == member.id);
+    Ok(MeshOptions {
+        config: Config {
+            id: member.id.clone(),
+            vip: member.vip,
+            identity: identity(&own[0]),
+            peers: others
+                .iter()
+                .map(|peer| PeerConfig {
+                    id: peer.id.clone(),
+                    vip: peer.vip,
+                    key: identity(peer).public(),
+                })
+                .collect(),
+            allow: Vec::new(),
+            udp_port: 0,
+            stun: Vec::new(),
+            turn: Vec::new(),
+            paths: Default::default(),
+            congestion: Default::default(),
+            limits: Default::default(),
+        },
+        seed: os_seed().unwrap(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        brokers: Vec::new(),
+        forward: Vec::new(),
+        admin: None,
+        dumps: None,
+        drain: DRAIN_DEFAULT,
+        late_servers: None,
+        version: "test".to_owned(),
+    })
+}
+
+fn child(name: &str, script: &str) -> Child {
+    Child {
+        backoff_first: Duration::from_millis(10),
+        ..Child::new(name.parse().unwrap(), sh(script))
+    }
+}
+
+fn options(folder: &Folder) -> Options<Known> {
+    Options {
+        cluster: "test".to_owned(),
+        role: "worker".to_owned(),
+        peers: peers(),
+        slots: SlotOptions {
+            pinned: Some(3),
+            ..SlotOptions::default()
+        },
+        kv: None,
+        state_dir: folder.file("state"),
+        run_dir: folder.file("run"),
+        hosts_file: Some(folder.file("hosts")),
+        consul: None,
+        services: Vec::new(),
+        children: Vec::new(),
+        admin: Some(ADMIN.parse().unwrap()),
+        version: "test".to_owned(),
+        bootstrap: Known,
+        mesh: Box::new(mesh),
+        reload: Box::new(|_| Err("nothing to reload".to_owned())),
+    }
+}
+
+type Outcome = Rc<RefCell<Option<Result<(), Error>>>>;
+
+struct Sidecar {
+    asks: mpsc::Sender<Ask>,
+    outcome: Outcome,
+    _task: holdfast_io::spawn::Task,
+}
+
+impl Sidecar {
+    fn start(options: Options<Known>) -> Sidecar {
+        let (asks, asked) = mpsc::channel(8);
+        let outcome = Outcome::default();
+        let told = outcome.clone();
+        let task = RealSpawn.spawn("sidecar", async move {
+            let result = run_asked(options, asked).await;
+            *told.borrow_mut() = Some(result);
+        });
+        Sidecar {
+            asks,
+            outcome,
+            _task: task,
+        }
+    }
+
+    async fn ask(&self, ask: Ask) {
+        self.asks.send(ask).await.unwrap();
+    }
+
+    async fn ended(&self) -> Result<(), Error> {
+        until("the end", || self.outcome.borrow().is_some()).await;
+        self.outcome.borrow_mut().take().unwrap()
+    }
+
+    async fn page(&self, path: &str) -> Option<(StatusCode, serde_json::Value)> {
+        let addr: SocketAddr = ADMIN.parse().unwrap();
+        let at: Endpoint = format!("http://{addr}").parse().unwrap();
+        let mut client = Client::new(RealNet, RealClock, RealSpawn, at);
+        let asked = client.request(Method::GET, path, Bytes::new(), 1 << 20, PATIENCE);
+        let (status, body) = asked.await.ok()?;
+        Some((status, serde_json::from_slice(&body).ok()?))
+    }
+
+    async fn status(&self) -> Option<SidecarStatus> {
+        let (_, mut page) = self.page("/status").await?;
+        serde_json::from_value(page["sidecar"].take()).ok()
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&SidecarStatus) -> bool) -> SidecarStatus {
+        let looking = async {
+            loop {
+                if let Some(status) = self.status().await
+                    && is_so(&status)
+                {
+                    return status;
+                }
+                if let Some(Err(error)) = &*self.outcome.borrow() {
+                    panic!("it ended: {error}");
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let found = timeout(&RealClock, PATIENCE, looking).await;
+        match found {
+            Ok(status) => status,
+            Err(_) => panic!("waited in vain for: {what}; {:?}", self.status().await),
+        }
+    }
+}
+
+fn is_ready(status: &SidecarStatus) -> bool {
+    status.not_ready.is_empty()
+}
+
+fn state_of<'a>(status: &'a SidecarStatus, name: &str) -> &'a str {
+    let found = status.children.iter().find(|child| child.name == name);
+    found.map_or("", |child| child.state.as_str())
+}
+
+#[test]
+fn a_pinned_machine_becomes_ready_and_ends_in_order() {
+    let _one = alone();
+    let folder = Folder::new("run");
+    let order = folder.file("order");
+    std::fs::write(folder.file("hosts"), "127.0.0.1 localhost\n").unwrap();
+    let script = |name: &str| {
+        let order = order.display();
+        format!("trap 'echo {name} >> {order}; exit 0' TERM; while :; do sleep 0.02; done")
+    };
+    block_on(async {
+        let mut options = options(&folder);
+        let mut second = child("second", &script("second"));
+        second.after = vec!["first".parse().unwrap()];
+        options.children = vec![second, child("first", &script("first"))];
+        let sidecar = Sidecar::start(options);
+        let status = sidecar.until("ready", is_ready).await;
+        assert_eq!(status.id.as_deref(), Some("worker-3"));
+        assert_eq!(
+            (status.slot.slot, status.slot.state.as_str()),
+            (Some(3), "pinned")
+        );
+        assert_eq!(status.hosts, "written");
+        let (code, page) = sidecar.page("/readyz").await.unwrap();
+        assert_eq!((code, &page["ready"]), (StatusCode::OK, &true.into()));
+        let (_, page) = sidecar.page("/status").await.unwrap();
+        assert_eq!(page["id"], "worker-3", "the mesh's own status is there too");
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+        for child in status.children.iter().filter_map(|child| child.pid) {
+            assert!(!exists(child.try_into().unwrap()));
+        }
+    })
+    .unwrap();
+    assert_eq!(folder.text("order"), "second\nfirst\n");
+    let hosts = folder.text("hosts");
+    assert!(hosts.starts_with("127.0.0.1 localhost\n"), "{hosts}");
+    assert!(hosts.contains("127.50.0.202 worker-4\n"), "{hosts}");
+}
+
+#[test]
+fn a_child_that_ends_again_and_again_takes_nobody_down() {
+    let _one = alone();
+    let folder = Folder::new("flap");
+    block_on(async {
+        let mut options = options(&folder);
+        let mut flapping = child("flapping", "exit 1");
+        flapping.max_restarts = 3;
+        options.children = vec![flapping, child("calm", "exec sleep 1000")];
+        let sidecar = Sidecar::start(options);
+        let calm = |status: &SidecarStatus| {
+            let calm = status.children.iter().find(|child| child.name == "calm");
+            calm.and_then(|calm| calm.pid)
+        };
+        let before = sidecar.until("calm", |status| calm(status).is_some()).await;
+        let is_failed = |status: &SidecarStatus| state_of(status, "flapping") == "failed";
+        let after = sidecar.until("flapping is given up", is_failed).await;
+        assert_eq!(calm(&after), calm(&before), "the same process");
+        assert_eq!(state_of(&after, "mesh"), "ready");
+        let (code, page) = sidecar.page("/readyz").await.unwrap();
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        let reason = page["reason"].as_str().unwrap();
+        assert_eq!(reason, "flapping is failed");
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_second_request_to_end_does_not_wait_for_deadlines() {
+    let _one = alone();
+    let folder = Folder::new("stubborn");
+    block_on(async {
+        let mut options = options(&folder);
+        let started = folder.file("started");
+        let script = format!(
+            "trap '' TERM; touch {}; while :; do sleep 1; done",
+            started.display()
+        );
+        let mut stubborn = child("stubborn", &script);
+        stubborn.stop_deadline = Duration::from_secs(3600);
+        options.children = vec![stubborn];
+        let sidecar = Sidecar::start(options);
+        until("it is stubborn", || started.exists()).await;
+        sidecar.ask(Ask::Stop).await;
+        sidecar
+            .until("stopping", |s| state_of(s, "stubborn") == "stopping")
+            .await;
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let _one = alone();
+    let folder = Folder::new("reload");
+    block_on(async {
+        let mut options = options(&folder);
+        let list = |script: &str| vec![child("same", "exec sleep 1000"), child("other", script)];
+        options.children = list("exec sleep 1001");
+        let less = peers().into_iter().take(1).collect::<Vec<_>>();
+        let children = list("exec sleep 1002");
+        options.reload = Box::new(move |_| {
+            Ok(Reload {
+                peers: less.clone(),
+                children: children.clone(),
+                ..Reload::default()
+            })
+        });
+        let sidecar = Sidecar::start(options);
+        let pid = |status: &SidecarStatus, name: &str| {
+            let found = status.children.iter().find(|child| child.name == name);
+            found.and_then(|child| child.pid)
+        };
+        let before = sidecar.until("ready", is_ready).await;
+        sidecar.ask(Ask::Reload).await;
+        let other = pid(&before, "other");
+        let is_new = |s: &SidecarStatus| is_ready(s) && pid(s, "other") != other;
+        let after = sidecar.until("another process", is_new).await;
+        assert_eq!(pid(&after, "same"), pid(&before, "same"));
+        assert!(
+            !folder.text("hosts").contains("worker-4"),
+            "removed peers vanish"
+        );
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_state_folder_has_one_sidecar() {
+    let _one = alone();
+    let folder = Folder::new("twice");
+    block_on(async {
+        let first = Sidecar::start(options(&folder));
+        first.until("ready", is_ready).await;
+        let (_asks, asked) = mpsc::channel(1);
+        let mut second = options(&folder);
+        second.admin = None;
+        // The reaper is the process's: the second one would be another process.
+        let error = run_asked(second, asked).await.unwrap_err();
+        assert!(
+            error.to_string().contains("another sidecar uses"),
+            "{error}"
+        );
+        first.ask(Ask::Stop).await;
+        first.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// A KV that answers every request alike.
+struct Always(Failure);
+
+impl Kv for Always {
+    fn call(&self, _request: Request) -> Answer<'_> {
+        let failure = self.0.clone();
+        Box::pin(async move { Err(failure) })
+    }
+}
+
+fn claiming(folder: &Folder, kind: FailureKind) -> Options<Known> {
+    let mut options = options(folder);
+    options.slots.pinned = None;
+    options.slots.patience = Duration::from_millis(200);
+    options.kv = Some(Rc::new(Always(Failure::determinate(kind, "told so"))));
+    options
+}
+
+#[test]
+fn a_machine_that_gets_no_slot_ends_with_the_exit_code_that_says_why() {
+    let _one = alone();
+    let folder = Folder::new("codes");
+    block_on(async {
+        for (options, code) in [
+            (claiming(&folder, FailureKind::Unavailable), 3),
+            (claiming(&folder, FailureKind::Forbidden), 6),
+        ] {
+            let sidecar = Sidecar::start(options);
+            assert_eq!(sidecar.ended().await.unwrap_err().exit_code(), code);
+        }
+        let mut unknown = options(&folder);
+        unknown.slots.pinned = Some(9);
+        let error = Sidecar::start(unknown).ended().await.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("worker-9"), "{error}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_admin_page_answers_before_there_is_a_slot() {
+    let _one = alone();
+    let folder = Folder::new("early");
+    block_on(async {
+        let mut options = claiming(&folder, FailureKind::Unavailable);
+        options.slots.patience = Duration::ZERO;
+        let sidecar = Sidecar::start(options);
+        let is_waiting = |status: &SidecarStatus| status.slot.waiting_for.is_some();
+        let status = sidecar.until("it says what it waits for", is_waiting).await;
+        assert_eq!(status.phase, "claiming");
+        assert!(status.not_ready[0].contains("told so"), "{status:?}");
+        let (code, _) = sidecar.page("/readyz").await.unwrap();
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
