@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod agent;
 mod consul;
 mod latency;
 mod model;
@@ -18,6 +19,7 @@ fn main() {
     // Nearly all of them wait nearly all of the time.
     args.test_threads = Some(args.test_threads.unwrap_or(64));
     let mut trials: Vec<Trial> = consul::trials();
+    trials.extend(agent::trials());
     trials.extend(model::trials());
     trials.extend(refusals::trials());
     trials.extend(latency::trials());

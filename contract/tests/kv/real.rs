@@ -1,6 +1,7 @@
 //! Cases in real time, each on a thread of its own, through the real client.
 
 use std::rc::Rc;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use holdfast_contract::kv::{Case, Running, Test, Time};
@@ -8,6 +9,9 @@ use holdfast_io::clock::Clock;
 use holdfast_io::kv::consul::{Config, Consul};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
 use libtest_mimic::{Failed, Trial};
+
+/// What is missing is said once.
+static SAID: Once = Once::new();
 
 /// tokio's clock: the system's, or in a paused runtime a virtual one.
 pub struct TokioTime;
@@ -61,7 +65,7 @@ pub fn run<F: Future<Output = ()>>(
         Ok(config) => config,
         Err(Missing::Fail(why)) => return Err(why.into()),
         Err(Missing::Skip(why)) => {
-            println!("SKIPPED: {why}");
+            SAID.call_once(|| println!("SKIPPED, like all others that need it: {why}"));
             return Ok(());
         }
     };
