@@ -74,8 +74,10 @@ build_consul() {
   mv "$bin/consul.new" "$bin/consul"
 }
 
+# Asks the environment: Patroni itself takes seconds to say its version.
 have_patroni() {
-  [ "$("$HOLDFAST_CACHE/tools/patroni/bin/patroni" --version 2>/dev/null)" = "patroni $PATRONI_VERSION" ]
+  local ask='from importlib.metadata import version; print(version("patroni"))'
+  [ "$("$HOLDFAST_CACHE/tools/patroni/bin/python" -c "$ask" 2>/dev/null)" = "$PATRONI_VERSION" ]
 }
 
 # An environment of its own: the system's Python stays as it is.
@@ -172,7 +174,7 @@ if [ "$mode" = test ]; then
   fi
   if ! have_patroni; then
     install_patroni
-    have_patroni || die "Patroni $PATRONI_VERSION is installed, but does not run: $HOLDFAST_CACHE/tools/patroni/bin/patroni --version"
+    have_patroni || die "Patroni $PATRONI_VERSION is installed, but not in $HOLDFAST_CACHE/tools/patroni"
   fi
   if ! have_consul; then
     have_go || die "Consul needs Go 1.$GO_MIN_MINOR or newer, found: $(go version 2>&1 | head -n 1); or set CONSUL_BIN to an installed Consul"
