@@ -66,7 +66,7 @@ pub struct AllowRule {
 }
 
 /// A TURN server (RFC 8656).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TurnServer {
     /// Its address.
     pub addr: SocketAddr,
@@ -87,7 +87,7 @@ pub enum TurnTransport {
 }
 
 /// How to log in to a TURN server.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum TurnCredentials {
     /// A fixed user and password.
     Static {

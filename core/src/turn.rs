@@ -152,6 +152,11 @@ impl Turn {
         self.server.addr
     }
 
+    /// What it was made from.
+    pub fn config(&self) -> &TurnServer {
+        &self.server
+    }
+
     /// How the server is reached.
     pub fn transport(&self) -> TurnTransport {
         self.server.transport

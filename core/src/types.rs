@@ -129,7 +129,8 @@ impl fmt::Display for Vip {
     }
 }
 
-/// Which of a node's links: the index of the peer in the node's sorted peer list.
+/// Which of a node's links: at first the index of the peer in the node's sorted peer list; peers
+/// that a reload brings have later numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LinkId(pub u16);
 

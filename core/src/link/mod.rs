@@ -105,6 +105,9 @@ pub struct Link {
     id: LinkId,
     peer: PeerConfig,
     shared: Arc<Shared>,
+    /// The run that the peer knows us by: the node's, or one of this link's own when the peer
+    /// may remember an earlier link.
+    incarnation: Incarnation,
     seed: Seed,
     signaling: Signaling,
     session: Option<Session>,
@@ -116,6 +119,10 @@ pub struct Link {
     goodbye: bool,
     /// We did.
     leaving: bool,
+    /// The peer was taken out of the configuration.
+    retired: bool,
+    /// And was told so, or had its time to be.
+    buried: bool,
     state: LinkState,
     since: Instant,
     tx_bytes: u64,
@@ -126,27 +133,39 @@ pub struct Link {
 impl Link {
     /// A link that starts to look for its peer.
     pub fn new(id: LinkId, peer: PeerConfig, shared: Arc<Shared>, seed: Seed, now: Now) -> Link {
-        let mut signaling = Signaling::new(
-            shared.identity.clone(),
-            id,
-            peer.key,
-            shared.incarnation,
-            &seed,
-        );
+        let incarnation = shared.incarnation;
+        Link::again(id, peer, shared, (incarnation, 0), seed, now)
+    }
+
+    /// A link that comes after others: to the peer, it is another run, whose messages begin to
+    /// count anew; to us, its sessions are numbered after theirs.
+    pub fn again(
+        id: LinkId,
+        peer: PeerConfig,
+        shared: Arc<Shared>,
+        (incarnation, sessions): (Incarnation, u32),
+        seed: Seed,
+        now: Now,
+    ) -> Link {
+        let us = shared.identity.clone();
+        let mut signaling = Signaling::new(us, id, peer.key, incarnation, &seed);
         signaling.announce(now);
         Link {
             id,
             peer,
             shared,
+            incarnation,
             seed,
             signaling,
             session: None,
-            sessions: 0,
+            sessions,
             candidates: Vec::new(),
             candidate_lines: Vec::new(),
             flows: Flows::default(),
             goodbye: false,
             leaving: false,
+            retired: false,
+            buried: false,
             state: LinkState::Signaling,
             since: now.mono,
             tx_bytes: 0,
@@ -165,6 +184,16 @@ impl Link {
     /// Where the link stands.
     pub fn state(&self) -> LinkState {
         self.state
+    }
+
+    /// Whether its peer was taken out of the configuration.
+    pub fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Sessions so far.
+    pub fn sessions(&self) -> u32 {
+        self.sessions
     }
 
     /// Streams open now.
@@ -356,6 +385,45 @@ impl Link {
         self.settle(now);
     }
 
+    /// Policy is this now. Streams that are open go on; datagrams and new streams meet it.
+    pub fn set_shared(&mut self, shared: Arc<Shared>) {
+        if let Some(session) = &mut self.session {
+            session.mux.set_allow(shared.allow.clone());
+        }
+        self.shared = shared;
+    }
+
+    /// The peer is none any more: it is told, and everything ends.
+    pub fn retire(&mut self, now: Now) {
+        mark!("signal/goodbye-said");
+        self.signaling.goodbye(now);
+        let confirmed = self.session.as_ref().is_some_and(|s| s.confirmed);
+        let session = self.session.as_ref();
+        let open: Vec<u64> = session.map_or_else(Vec::new, |s| s.mux.open_streams().collect());
+        for quic in open {
+            let stream = self.stream_id(quic);
+            let reason = ResetReason::LinkDown;
+            self.world(Output::Reset { stream, reason });
+        }
+        // The ids of its streams mean nothing any more.
+        self.sessions += 1;
+        (self.leaving, self.goodbye, self.retired) = (true, true, true);
+        match confirmed {
+            true => self.close(now),
+            false => self.session = None,
+        }
+        self.enter(now, LinkState::Idle, "taken out of the configuration");
+    }
+
+    /// After [`Link::retire`]: nothing is left but its number.
+    pub fn bury(&mut self) {
+        self.buried = true;
+        self.session = None;
+        self.flows = Flows::default();
+        self.candidates.clear();
+        self.candidate_lines.clear();
+    }
+
     /// Close the connection, whatever flows.
     pub fn close(&mut self, now: Now) {
         if let Some(session) = &mut self.session
@@ -373,7 +441,7 @@ impl Link {
 
     /// Whether the goodbye has been handed out.
     pub fn has_said_goodbye(&self) -> bool {
-        self.signaling.has_said_goodbye()
+        self.buried || self.signaling.has_said_goodbye()
     }
 
     /// Time passed.
@@ -399,6 +467,9 @@ impl Link {
 
     /// When to call [`Link::handle_deadline`], and why.
     pub fn deadline(&mut self) -> Option<(Instant, &'static str)> {
+        if self.buried {
+            return None;
+        }
         let signal = self.signaling.deadline().map(|at| (at, "signaling"));
         let grace = self.shared.limits.path_loss_grace;
         let session = self.session.as_mut().and_then(|s| s.deadline(grace));
@@ -412,7 +483,9 @@ impl Link {
 
     /// What to tell the node. Poll until `None` after every other call.
     pub fn poll_output(&mut self, now: Now) -> Option<LinkOutput> {
-        if let Some(envelope) = self.signaling.poll(now, &self.candidate_lines) {
+        if !self.buried
+            && let Some(envelope) = self.signaling.poll(now, &self.candidate_lines)
+        {
             let to = self.peer.key;
             self.outputs
                 .push_back(LinkOutput::World(Output::Signal { to, envelope }));
@@ -560,6 +633,10 @@ impl Link {
         let Some(session) = self.session.take() else {
             return;
         };
+        if self.retired {
+            // They were told when it was.
+            return;
+        }
         for quic in session.mux.open_streams() {
             mark!("link/streams-cut");
             let stream = self.stream_id(quic);
@@ -725,7 +802,7 @@ impl Link {
     }
 
     fn say_hello(&mut self) {
-        let own = self.shared.incarnation.0;
+        let own = self.incarnation.0;
         let peer = self.signaling.peer_incarnation();
         let Some(session) = &mut self.session else {
             return;
@@ -748,6 +825,7 @@ impl Link {
             && let Some(event) = session.mux.poll_event()
         {
             match event {
+                _ if self.retired => {}
                 MuxEvent::Incoming { id, port } => {
                     let loopback = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
                     let to = [self.shared.vip.addr(), loopback];
@@ -786,7 +864,7 @@ impl Link {
         match frame {
             Frame::Hello { own, peer, epoch } => {
                 let right = Some(*own) == expected_peer
-                    && *peer == self.shared.incarnation.0
+                    && *peer == self.incarnation.0
                     && *epoch == session.epoch;
                 if right {
                     session.confirmed = true;

@@ -126,6 +126,47 @@ impl Gather {
         self.run(now);
     }
 
+    /// The servers are these now; those that stay as they are keep their allocations. Returns
+    /// whether our candidates changed.
+    pub fn set_servers(
+        &mut self,
+        now: Now,
+        stun: &[SocketAddr],
+        turn: Vec<TurnServer>,
+        seed: &Seed,
+    ) -> bool {
+        self.stun.retain(|client| stun.contains(&client.server()));
+        for at in (0..self.turn.len()).rev() {
+            if !turn.contains(self.turn[at].config()) {
+                self.leave_turn(now, at);
+            }
+        }
+        self.dirty = true;
+        if self.stun.len() < stun.len() || self.turn.len() < turn.len() {
+            self.add_servers(now, stun, turn, seed);
+        }
+        self.refresh()
+    }
+
+    /// Give an allocation back, and forget its server.
+    fn leave_turn(&mut self, now: Now, at: usize) {
+        self.turn[at].stop(now);
+        self.run(now);
+        self.tcp(at, TcpAction::Close);
+        self.turn.remove(at);
+        self.connections.remove(at);
+    }
+
+    /// The port of the node's one socket.
+    pub fn udp_port(&self) -> u16 {
+        self.udp_port
+    }
+
+    /// Which candidates may be used.
+    pub fn policy(&self) -> PathPolicy {
+        self.policy
+    }
+
     /// Our candidates.
     pub fn candidates(&self) -> &[LocalCandidate] {
         &self.candidates

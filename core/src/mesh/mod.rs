@@ -13,6 +13,7 @@
 mod api;
 mod counters;
 mod gather;
+mod reload;
 mod trace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,6 +44,7 @@ use crate::time::Now;
 use crate::types::{Incarnation, LinkId, PeerId, StreamId, Vip};
 use counters::Counters;
 use gather::Gather;
+pub use reload::{ReloadError, Reloaded};
 
 /// Most STUN transactions whose link is remembered.
 const TRANSACTIONS_MAX: usize = 8192;
@@ -85,6 +87,12 @@ pub struct Mesh {
     outputs: VecDeque<Output>,
     stopping: bool,
     stopped: bool,
+    /// How often [`Mesh::reload`] changed something.
+    reloads: u64,
+    /// Links whose peer was taken out: when they have had their time to say so.
+    retiring: VecDeque<(Instant, LinkId)>,
+    /// Numbers of links that are gone, and from when on they may be used again.
+    vacant: VecDeque<(Instant, LinkId)>,
 }
 
 impl Mesh {
@@ -141,6 +149,9 @@ impl Mesh {
             outputs: VecDeque::new(),
             stopping: false,
             stopped: false,
+            reloads: 0,
+            retiring: VecDeque::new(),
+            vacant: VecDeque::new(),
             shared,
         };
         for n in 0..mesh.links.len() {
@@ -153,7 +164,9 @@ impl Mesh {
 
     /// The links with their peers, in order.
     pub fn links(&self) -> impl Iterator<Item = (LinkId, &PeerId, Vip)> {
-        self.links.iter().enumerate().map(|(n, link)| {
+        let links = self.links.iter().enumerate();
+        let live = links.filter(|(_, link)| !link.is_retired());
+        live.map(|(n, link)| {
             let peer = link.peer();
             (LinkId(n as u16), &peer.id, peer.vip)
         })
@@ -188,11 +201,7 @@ impl Mesh {
                 .map(|candidate| candidate.describe())
                 .collect(),
             relays: self.gather.relays(),
-            links: self
-                .links
-                .iter()
-                .map(|link| link.status(now.mono))
-                .collect(),
+            links: self.live().map(|link| link.status(now.mono)).collect(),
             counters: self.counters.iter().chain([dropped]).map(counter).collect(),
             queues: self.queues(),
         }
@@ -206,10 +215,12 @@ impl Mesh {
             Queue::new("node/outputs", self.outputs.len(), self.outputs_max()),
         ];
         self.gather.queues(&mut queues);
-        for link in &self.links {
-            link.queues(&mut queues);
-        }
+        self.live().for_each(|link| link.queues(&mut queues));
         queues
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(|link| !link.is_retired())
     }
 
     /// What one call can leave to poll: a word per stream when all links restart, and a full
@@ -220,9 +231,10 @@ impl Mesh {
         (streams + OUTPUTS_PER_LINK) * self.links.len().max(1)
     }
 
-    /// The state of one link, without the cost of a whole status.
+    /// The state of one link, without the cost of a whole status. `None`: there is none.
     pub fn link_state(&self, link: LinkId) -> Option<LinkState> {
-        self.links.get(link.index()).map(Link::state)
+        let link = self.links.get(link.index())?;
+        (!link.is_retired()).then(|| link.state())
     }
 
     /// The flight recorder.
@@ -286,6 +298,7 @@ impl Mesh {
             self.candidates_changed(now, changed);
             self.drain_gather();
         }
+        self.bury(now);
         while let Some(&(at, link)) = self.deadlines.first()
             && at <= now.mono
         {
@@ -338,7 +351,9 @@ impl Mesh {
             .deadlines
             .first()
             .and_then(|(_, link)| self.deadline_of[link.index()]);
-        [link, self.gather_deadline]
+        let retiring = self.retiring.front();
+        let retiring = retiring.map(|(at, _)| (*at, "a peer that is none any more was told"));
+        [link, self.gather_deadline, retiring]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -642,6 +657,9 @@ impl Mesh {
 
     fn each_link(&mut self, now: Now, call: fn(&mut Link, Now)) {
         for n in 0..self.links.len() {
+            if self.links[n].is_retired() {
+                continue;
+            }
             call(&mut self.links[n], now);
             self.touch(now, LinkId(n as u16));
         }
@@ -658,6 +676,9 @@ impl Mesh {
             .filter_map(LocalCandidate::to_line)
             .collect();
         for n in 0..self.links.len() {
+            if self.links[n].is_retired() {
+                continue;
+            }
             self.links[n].set_candidates(now, &candidates, &lines);
             self.touch(now, LinkId(n as u16));
         }

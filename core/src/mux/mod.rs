@@ -158,6 +158,11 @@ impl Mux {
         self.datagrams_unsent = self.datagrams_unsent_max.saturating_sub(room);
     }
 
+    /// Streams that the peer opens from now on meet these rules.
+    pub fn set_allow(&mut self, allow: Arc<[AllowRule]>) {
+        self.allow = allow;
+    }
+
     /// The streams that an application knows of.
     pub fn open_streams(&self) -> impl Iterator<Item = u64> {
         self.streams

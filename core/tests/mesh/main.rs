@@ -4,6 +4,7 @@
 mod bugs;
 mod machines;
 mod paths;
+mod reload;
 mod replay;
 mod setup;
 mod signaling;
