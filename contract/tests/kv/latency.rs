@@ -33,7 +33,7 @@ fn trial(implementation: &'static str, connect: fn() -> Result<Config, Missing>)
     trial.with_ignored_flag(true)
 }
 
-async fn measure(implementation: &str, kv: Rc<RealConsul>) {
+pub async fn measure(implementation: &str, kv: Rc<RealConsul>) {
     let session = session(&kv).await;
     let key = |n: usize| format!("latency/{n}");
     let read = |consistency| {

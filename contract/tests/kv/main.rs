@@ -7,6 +7,7 @@
 
 mod agent;
 mod consul;
+mod embedded;
 mod latency;
 mod model;
 mod real;
@@ -20,6 +21,7 @@ fn main() {
     args.test_threads = Some(args.test_threads.unwrap_or(64));
     let mut trials: Vec<Trial> = consul::trials();
     trials.extend(agent::trials());
+    trials.extend(embedded::trials());
     trials.extend(model::trials());
     trials.extend(refusals::trials());
     trials.extend(latency::trials());
