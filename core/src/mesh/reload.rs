@@ -182,7 +182,20 @@ impl Mesh {
         }
     }
 
+    /// A former link to this peer has nothing more to say: the new one makes it plain that it is
+    /// over, and brokers keep only the latest message.
+    fn silence(&mut self, now: Now, peer: &PeerConfig) {
+        for (at, link) in &mut self.retiring {
+            if self.links[link.index()].peer().key == peer.key {
+                *at = now.mono;
+            }
+        }
+        self.retiring.make_contiguous().sort_unstable();
+        self.bury(now);
+    }
+
     fn add(&mut self, now: Now, peer: PeerConfig) -> LinkId {
+        self.silence(now, &peer);
         let vacant = self.vacant.pop_front_if(|(at, _)| *at <= now.mono);
         let id = vacant.map_or(self.links.len(), |(_, id)| id.index());
         let former = self.links.get(id).map_or(0, Link::sessions);

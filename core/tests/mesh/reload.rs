@@ -16,6 +16,7 @@ use holdfast_core::mesh::{
 use holdfast_core::status::LinkState;
 use holdfast_core::time::Now;
 use holdfast_core::types::{LinkId, StreamId, Vip};
+use proptest::prelude::*;
 
 use crate::world::{origin, seeded};
 
@@ -437,4 +438,36 @@ fn a_node_that_was_reloaded_stops_like_any_other() {
     assert!(lan.nodes[0].mesh.is_drained());
     assert_eq!(lan.state(1, 0), Some(LinkState::Idle));
     assert_eq!(lan.state(2, 0), Some(LinkState::Idle));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Nodes 0 and 1 always want each other. Everybody else comes and goes at random, each as one
+    /// end sees it.
+    #[test]
+    fn whatever_is_reloaded_what_both_ends_want_in_the_end_is_up_and_what_stayed_was_not_touched(
+        reloads in prop::collection::vec((0usize..4, 0u8..16, 0u32..400), 0..40),
+    ) {
+        let all: [&[usize]; 4] = [&[1, 2, 3], &[0, 2, 3], &[0, 1, 3], &[0, 1, 2]];
+        let mut lan = Lan::settled(&all);
+        let stream = lan.open(0, 1, 80);
+        lan.assert_flows(0, 1, stream, "before");
+        let far = lan.nodes[1].incoming.clone();
+        for (node, mask, ms) in reloads {
+            let stays = |peer: &&usize| node + **peer == 1 || mask >> **peer & 1 == 1;
+            let peers: Vec<usize> = all[node].iter().filter(stays).copied().collect();
+            lan.reload(node, config(node, &peers)).unwrap();
+            lan.run(MS * ms);
+        }
+        for (node, peers) in all.into_iter().enumerate() {
+            lan.reload(node, config(node, peers)).unwrap();
+        }
+        for (node, peers) in all.into_iter().enumerate() {
+            peers.iter().for_each(|peer| lan.until_up(node, *peer));
+        }
+        prop_assert_eq!((lan.sessions(0, 1), lan.sessions(1, 0)), (1, 1));
+        lan.nodes[1].incoming = far;
+        lan.assert_flows(0, 1, stream, "after");
+    }
 }

@@ -550,3 +550,29 @@ fn nothing_is_asked_after_the_end() {
     assert_eq!(machine.poll_output(), None::<Output>);
     assert_eq!(machine.state(), State::Lost);
 }
+
+#[test]
+fn a_kv_that_denies_every_claim_is_not_asked_in_a_loop() {
+    let mut world = world(1, 1);
+    world.start(0);
+    let end = S * 600;
+    while world.t < end {
+        let Some(flight) = world.nodes[0].flights.first() else {
+            world.t = world.next_deadline().unwrap();
+            world.wake(0);
+            continue;
+        };
+        // What cannot be: there is no entry, and it cannot be set.
+        let result = Ok(match flight.request {
+            Request::Put { .. } => Response::Done(false),
+            _ => Response::Entries {
+                index: 5,
+                entries: Vec::new(),
+            },
+        });
+        let call = world.nodes[0].flights.remove(0).call.unwrap();
+        world.input(0, Input::Answer { call, result });
+    }
+    let calls = world.nodes[0].calls;
+    assert!((50..300).contains(&calls), "{calls} calls in ten minutes");
+}
