@@ -7,14 +7,14 @@ use std::time::Duration;
 use holdfast_core::mesh::Input;
 use holdfast_core::supervise::{self, Signal};
 use holdfast_io::http::Stop;
-use holdfast_io::mesh::{MeshError, MeshHooks, MeshOptions, run_mesh_within};
+use holdfast_io::mesh::{MeshError, MeshHooks, run_mesh_within};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::PageSender;
 use crate::children::{Job, ReadyNow, Supervised};
 use crate::error::Error;
-use crate::options::Member;
+use crate::options::{MakeMesh, Member};
 use crate::run::MESH;
 
 /// What the machine is told after a reload, at one time: one entry for each peer and rule.
@@ -22,12 +22,10 @@ const INPUTS_MAX: usize = 1024;
 /// The mesh ends within its own drain and a little; then it is dropped.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-type Make = Box<dyn FnMut(&Member) -> Result<MeshOptions, Error>>;
-
 /// The mesh of this process, across its restarts.
 #[derive(Clone)]
 pub(crate) struct Node {
-    make: Rc<RefCell<Make>>,
+    make: Rc<RefCell<MakeMesh>>,
     member: Rc<Member>,
     page: PageSender,
     /// To the mesh that runs.
@@ -37,7 +35,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(make: Make, member: Member, page: PageSender) -> Node {
+    pub(crate) fn new(make: MakeMesh, member: Member, page: PageSender) -> Node {
         Node {
             make: Rc::new(RefCell::new(make)),
             member: Rc::new(member),

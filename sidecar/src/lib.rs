@@ -32,8 +32,8 @@ mod status;
 
 pub use error::Error;
 pub use options::{
-    Bootstrap, Child, Consul, Member, Options, Peer, Prepared, Ready, ReadyError, Reload,
-    SlotOptions, peer_id, slots_of,
+    Bootstrap, Child, Consul, MakeMesh, Member, Options, Peer, Prepared, ReadAgain, Ready,
+    ReadyError, Reload, SlotOptions, peer_id, slots_of,
 };
 pub use run::{run, run_asked};
 pub use services::Service;

@@ -269,6 +269,11 @@ pub struct Reload {
     pub mesh: Vec<Input>,
 }
 
+/// Makes a node's options, once it is known who the machine is.
+pub type MakeMesh = Box<dyn FnMut(&Member) -> Result<MeshOptions, Error>>;
+/// Reads the configuration again; the error says what is wrong with it.
+pub type ReadAgain = Box<dyn FnMut(&Member) -> Result<Reload, String>>;
+
 /// Everything that the sidecar is told.
 pub struct Options<B> {
     /// The cluster's name.
@@ -301,9 +306,9 @@ pub struct Options<B> {
     pub bootstrap: B,
     /// The node's options, asked for at every start of the mesh. Its own `admin` is ignored.
     /// An error ends the sidecar.
-    pub mesh: Box<dyn FnMut(&Member) -> Result<MeshOptions, Error>>,
+    pub mesh: MakeMesh,
     /// Asked at SIGHUP. An error is logged, and nothing changes.
-    pub reload: Box<dyn FnMut(&Member) -> Result<Reload, String>>,
+    pub reload: ReadAgain,
 }
 
 /// The peer id of an ordinal.

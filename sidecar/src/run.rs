@@ -27,7 +27,7 @@ use crate::inside::Node;
 use crate::options::{Bootstrap, Child, Consul, Member, Options, Peer, Reload, peer_id, slots_of};
 use crate::processes::RealProcesses;
 use crate::registration::{self, Wanted};
-use crate::services::{self, Service};
+use crate::services::{self, Service, TAGS_MAX};
 use crate::signals::{self, Ask};
 use crate::status::{ConsulStatus, Shared};
 
@@ -162,7 +162,7 @@ async fn stop(asked: &mut mpsc::Receiver<Ask>) {
     loop {
         match asked.recv().await {
             Some(Ask::Stop) | None => return,
-            Some(Ask::Reload | Ask::Forward(_)) => {}
+            Some(Ask::Reload | Ask::Forward(_) | Ask::Role { .. }) => {}
         }
     }
 }
@@ -428,6 +428,7 @@ impl<B> Running<B> {
                 Happened::Asked(Ask::Reload) if stopping => {}
                 Happened::Asked(Ask::Reload) => self.reload().await,
                 Happened::Asked(Ask::Forward(signal)) => self.forward(signal).await,
+                Happened::Asked(Ask::Role { service, tags }) => self.role(service, tags),
                 Happened::Lost(error) => {
                     tracing::error!(%error, "ending, as another may have the slot");
                     hurry_at = Some(RealClock.now().mono + LOST_GRACE);
@@ -465,6 +466,15 @@ impl<B> Running<B> {
         let consul: Name = consul_agent::NAME.parse().expect("letters are a name");
         let except = vec![consul];
         self.tell(Command::Forward { signal, except }).await;
+    }
+
+    /// What the instance of a service is from now on.
+    fn role(&self, service: String, mut tags: Vec<String>) {
+        tags.truncate(TAGS_MAX);
+        self.wanted.send_if_modified(|wanted| {
+            let before = wanted.roles.insert(service, tags.clone());
+            before != Some(tags)
+        });
     }
 
     async fn reload(&mut self) {
@@ -605,7 +615,6 @@ fn spawn_registration(
     let token = consul.token.clone();
     RealSpawn.spawn("registration", async move {
         let world = (RealNet, RealClock, RealSpawn);
-        let at = consul_agent::endpoint();
-        registration::keep(world, &at, token, member, wanted, shared).await;
+        registration::keep(world, token, member, wanted, shared).await;
     })
 }

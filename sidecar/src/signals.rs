@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// What the sidecar is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// End everything, in order; asked again: at once.
     Stop,
@@ -17,6 +17,13 @@ pub enum Ask {
     Reload,
     /// Send this on to the children.
     Forward(Signal),
+    /// Register the instance of this service with these tags beside its own: its role.
+    Role {
+        /// The name that is registered.
+        service: String,
+        /// The tags, at most [`TAGS_MAX`](crate::services::TAGS_MAX).
+        tags: Vec<String>,
+    },
 }
 
 /// Listen until the task is dropped.
