@@ -1,6 +1,6 @@
 //! Real Consul: a server of its own for this run, on addresses of its own, in memory.
 //!
-//! Two of them: one as it comes, and one with HTTPS and ACLs.
+//! Three of them: one as it comes, one with HTTPS and ACLs, and one that finds no leader.
 
 use std::fs;
 use std::io;
@@ -29,7 +29,16 @@ const TOKEN: &str = "5ecb1e9a-0000-4000-8000-c0ffee000001";
 
 static PLAIN: OnceLock<Result<Server, String>> = OnceLock::new();
 static SECURE: OnceLock<Result<Server, String>> = OnceLock::new();
+static LEADERLESS: OnceLock<Result<Server, String>> = OnceLock::new();
 static KEEPERS: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
+
+/// How a server is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setup {
+    Plain,
+    Secure,
+    Leaderless,
+}
 
 /// A server that runs.
 struct Server {
@@ -54,12 +63,17 @@ pub fn trials() -> Vec<Trial> {
 
 /// The server as it comes.
 pub fn plain() -> Result<Config, Missing> {
-    connect(&PLAIN, "plain", false)
+    connect(&PLAIN, Setup::Plain)
 }
 
 /// The server with HTTPS and ACLs, with a token that may do everything.
 pub fn secure_config() -> Result<Config, Missing> {
-    connect(&SECURE, "secure", true)
+    connect(&SECURE, Setup::Secure)
+}
+
+/// The server that waits for two others, which never come.
+pub fn leaderless() -> Result<Config, Missing> {
+    connect(&LEADERLESS, Setup::Leaderless)
 }
 
 /// End every server.
@@ -71,11 +85,7 @@ pub fn stop() {
     }
 }
 
-fn connect(
-    server: &OnceLock<Result<Server, String>>,
-    name: &'static str,
-    secure: bool,
-) -> Result<Config, Missing> {
+fn connect(server: &OnceLock<Result<Server, String>>, setup: Setup) -> Result<Config, Missing> {
     let Some(program) = program() else {
         let why =
             "Consul is not installed: run `deploy/setup.sh test`, or set CONSUL_BIN".to_owned();
@@ -84,7 +94,7 @@ fn connect(
             _ => Missing::Skip(why),
         });
     };
-    let server = server.get_or_init(|| start(&program, name, secure));
+    let server = server.get_or_init(|| start(&program, setup));
     match server {
         Ok(server) => Ok(server.config.clone()),
         Err(why) => Err(Missing::Fail(why.clone())),
@@ -103,30 +113,34 @@ fn program() -> Option<PathBuf> {
     Some(cache.join("tools/bin/consul")).filter(|program| program.exists())
 }
 
-fn start(program: &Path, name: &'static str, secure: bool) -> Result<Server, String> {
+fn start(program: &Path, setup: Setup) -> Result<Server, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("consul-{}-{name}", std::process::id()));
+        .join(format!("consul-{}-{setup:?}", std::process::id()));
     let failed = |what: &str, error: io::Error| format!("{what} {}: {error}", folder.display());
     fs::create_dir_all(&folder).map_err(|error| failed("cannot make", error))?;
     let ports = free_ports().map_err(|error| failed("no free ports for", error))?;
-    if secure {
+    if setup == Setup::Secure {
         make_certificates(program, &folder)?;
     }
-    let settings = settings(&folder, ports, secure);
+    let settings = settings(&folder, ports, setup);
     fs::write(folder.join("consul.hcl"), settings)
         .map_err(|error| failed("cannot write", error))?;
     let log =
         fs::File::create(folder.join("log")).map_err(|error| failed("cannot write", error))?;
     let mut command = Command::new(program);
     command
-        .args(["agent", "-dev", "-config-file=consul.hcl"])
+        .args(match setup {
+            Setup::Plain | Setup::Secure => &["agent", "-dev"][..],
+            Setup::Leaderless => &["agent", "-server", "-bootstrap-expect=3", "-data-dir=data"],
+        })
+        .arg("-config-file=consul.hcl")
         .current_dir(&folder)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .stdout(log);
     keep(command, folder.clone())?;
-    let config = config(&folder, ports[0], secure)?;
-    await_leader(&config, &folder)?;
+    let config = config(&folder, ports[0], setup)?;
+    await_start(&config, &folder, setup)?;
     Ok(Server { config })
 }
 
@@ -147,8 +161,8 @@ fn free_ports() -> io::Result<[u16; 3]> {
     Ok(ports)
 }
 
-fn settings(folder: &Path, [http, serf, server]: [u16; 3], secure: bool) -> String {
-    let (plain, tls) = if secure {
+fn settings(folder: &Path, [http, serf, server]: [u16; 3], setup: Setup) -> String {
+    let (plain, tls) = if setup == Setup::Secure {
         (-1, i32::from(http))
     } else {
         (i32::from(http), -1)
@@ -159,7 +173,7 @@ fn settings(folder: &Path, [http, serf, server]: [u16; 3], secure: bool) -> Stri
          ports {{ http = {plain} https = {tls} dns = -1 grpc = -1 grpc_tls = -1 serf_wan = -1 \
          serf_lan = {serf} server = {server} }}\n"
     );
-    if secure {
+    if setup == Setup::Secure {
         let file = |name: &str| folder.join(name).display().to_string();
         text += &format!(
             "acl {{ enabled = true default_policy = \"deny\" tokens {{ initial_management = \"{TOKEN}\" agent = \"{TOKEN}\" }} }}\n\
@@ -232,7 +246,8 @@ fn wait_and_end(mut child: Child, stopped: &Receiver<()>) {
     let _ = child.wait();
 }
 
-fn config(folder: &Path, port: u16, secure: bool) -> Result<Config, String> {
+fn config(folder: &Path, port: u16, setup: Setup) -> Result<Config, String> {
+    let secure = setup == Setup::Secure;
     let scheme = if secure { "https" } else { "http" };
     let address = format!("{scheme}://127.0.0.1:{port}")
         .parse()
@@ -247,11 +262,14 @@ fn config(folder: &Path, port: u16, secure: bool) -> Result<Config, String> {
     Ok(config)
 }
 
-fn await_leader(config: &Config, folder: &Path) -> Result<(), String> {
+fn await_start(config: &Config, folder: &Path, setup: Setup) -> Result<(), String> {
     let began = Instant::now();
     let waiting = async {
         let consul = client(config.clone());
         loop {
+            if setup == Setup::Leaderless && consul.agent().about().await.is_ok() {
+                return Ok(());
+            }
             let leader = consul.agent().leader().await;
             // The token is there some time after the leader is.
             let works = match &leader {

@@ -3,11 +3,13 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use holdfast_io::kv::consul::{Config, Token};
-use holdfast_io::kv::{Behavior, Condition, Failure, FailureKind, Kv, NewSession, Request};
+use holdfast_io::kv::{
+    Behavior, Condition, Consistency, Failure, FailureKind, Kv, NewSession, Request,
+};
 use libtest_mimic::Trial;
 use zeroize::Zeroizing;
 
-use super::consul::{plain, secure_config};
+use super::consul::{leaderless, plain, secure_config};
 use super::real::{RealConsul, client, run};
 
 pub fn trials() -> Vec<Trial> {
@@ -77,6 +79,28 @@ pub fn trials() -> Vec<Trial> {
                 })
             },
         ),
+        Trial::test("kv/consul/without_a_leader_a_write_may_yet_happen", || {
+            run(&leaderless, |consul| async move {
+                let failure = ask(&consul, write()).await.unwrap_err();
+                assert_eq!(failure.kind, FailureKind::Unavailable, "{failure}");
+                assert!(!failure.is_determinate(), "{failure}");
+                assert_eq!(consul.agent().leader().await.unwrap(), None);
+            })
+        }),
+        Trial::test("kv/consul/who_never_had_a_leader_answers_no_read", || {
+            run(&leaderless, |consul| async move {
+                // Even a stale read: what there is was never anybody's.
+                for consistency in [Consistency::Stale, Consistency::Default] {
+                    let request = Request::Get {
+                        key: "none".to_owned(),
+                        consistency,
+                        wait: None,
+                    };
+                    let failure = ask(&consul, request).await.unwrap_err();
+                    assert_eq!(failure.kind, FailureKind::Unavailable, "{failure}");
+                }
+            })
+        }),
     ]
 }
 
