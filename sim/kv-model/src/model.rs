@@ -61,6 +61,8 @@ struct Call {
     /// Somebody waits for the answer.
     open: bool,
     lose_answer: bool,
+    /// The index that a read waits to see passed.
+    after: u64,
     gives_up: (Instant, u64),
 }
 
@@ -109,6 +111,7 @@ impl KvModel {
             Request::Get { wait, .. } | Request::List { wait, .. } => *wait,
             _ => None,
         };
+        let after = wait.map_or(0, |wait| wait.after);
         let wait = wait.map_or(Duration::ZERO, |wait| wait.at_most.min(WAIT_MAX));
         self.count += 1;
         let id = self.count;
@@ -127,6 +130,7 @@ impl KvModel {
             request: None,
             open: true,
             lose_answer,
+            after,
             gives_up,
         };
         self.calls.insert(id, call);
@@ -358,7 +362,8 @@ impl KvModel {
         while let Some(Output::Answer { ticket, result }) = self.store.poll_output() {
             match self.calls.get(&ticket) {
                 Some(call) if call.open && !call.lose_answer => {
-                    self.answer_later(now, ticket, result)
+                    let result = begin_anew(call.after, result);
+                    self.answer_later(now, ticket, result);
                 }
                 _ => {}
             }
@@ -436,4 +441,15 @@ impl KvModel {
             self.answer_later(now, id, Err(failure));
         }
     }
+}
+
+/// An index that was never reached is that of another store: who waited for it has to begin anew,
+/// which is what clients of Consul do.
+fn begin_anew(after: u64, mut result: Result<Response, Failure>) -> Result<Response, Failure> {
+    if let Ok(Response::Entry { index, .. } | Response::Entries { index, .. }) = &mut result
+        && *index < after
+    {
+        *index = 0;
+    }
+    result
 }

@@ -69,7 +69,8 @@ impl<C: Clock, J: Journal> Server<C, J> {
     }
 
     fn find(&self, id: &str) -> Result<(super::super::store::Record, Service), Refusal> {
-        let record = self.store.borrow().state().record(id).cloned();
+        let kept = Service::record_id(id);
+        let record = self.store.borrow().state().record(&kept).cloned();
         let found = record.and_then(|record| {
             let service = Service::read(&record)?;
             Some((record, service))
@@ -78,14 +79,14 @@ impl<C: Clock, J: Journal> Server<C, J> {
     }
 
     async fn keep(self: &Rc<Self>, service: Service) -> Served {
-        let (id, body) = (service.id.clone(), service.body());
+        let (id, body) = (Service::record_id(&service.id), service.body());
         self.ask(Ask::PutRecord { id, body }).await?;
         Ok(text(StatusCode::OK, ""))
     }
 
     async fn deregister(self: &Rc<Self>, id: &str) -> Served {
         self.find(id)?;
-        let id = id.to_owned();
+        let id = Service::record_id(id);
         self.ask(Ask::DeleteRecord { id }).await?;
         Ok(text(StatusCode::OK, ""))
     }

@@ -190,7 +190,8 @@ fn delete(key: String, query: &Query) -> Result<Ask, BadRequest> {
     }
     let condition = match query.number("cas")? {
         None => Condition::Any,
-        // No entry has the index 0: what is there stays, as in Consul.
+        // What is there stays, and what is not is gone, as in Consul: no entry has this index.
+        Some(0) => Condition::Unchanged(u64::MAX),
         Some(index) => Condition::Unchanged(index),
     };
     let request = Asked::Delete { key, condition };

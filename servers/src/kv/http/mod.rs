@@ -6,13 +6,16 @@
 //! | `/v1/session/{create,renew,destroy,info,node,list}` | PUT, GET |
 //! | `/v1/agent/service/{register,deregister}`, `/v1/agent/services`, `/v1/agent/check/{register,deregister,pass,warn,fail,update}`, `/v1/agent/checks`, `/v1/agent/self`, `/v1/agent/members` | PUT, GET |
 //! | `/v1/catalog/{nodes,services,service/<name>}`, `/v1/health/{service/<name>,checks/<name>}` | GET |
+//! | `/v1/config`, `/v1/config/<kind>/<name>`, `/v1/connect/intentions/{exact,check}` | PUT, GET, DELETE |
 //! | `/v1/status/{leader,peers}` | GET, without a token |
 //!
 //! Checks of services are not carried out: one with a TTL is as its owner says, any other passes.
+//! Config entries and intentions are kept and given back, no more.
 //! Whoever has the token may do everything; there is no other access control.
 
 mod agent;
 mod entries;
+mod mesh;
 mod query;
 mod serve;
 mod services;
@@ -212,6 +215,8 @@ impl<C: Clock, J: Journal> Server<C, J> {
             "agent" => self.agent(rest, &query, request).await,
             "catalog" | "health" => self.services(area, rest, &query, &request).await,
             "status" => self.status(rest, &request),
+            "config" => self.config(rest, request).await,
+            "connect" => self.intentions(rest, &query, request).await,
             _ => Err(Refusal::not_found("")),
         };
         served.unwrap_or_else(Refusal::answer)

@@ -17,6 +17,9 @@ use super::{Ask, Journal, Refusal, Served, Server, get_only, indexed, json};
 /// Most tags, checks, or pairs of metadata of one service.
 const PARTS_MAX: usize = 64;
 
+/// What the identity of a service's record begins with.
+const SERVICE: &str = "service/";
+
 /// A service as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Service {
@@ -52,7 +55,15 @@ impl Service {
         body.expect("the types here have no unusual keys").into()
     }
 
+    /// The identity of a service's record.
+    pub fn record_id(id: &str) -> String {
+        format!("{SERVICE}{id}")
+    }
+
     pub fn read(record: &Record) -> Option<Service> {
+        if !record.id.starts_with(SERVICE) {
+            return None;
+        }
         // What is kept was written by this version or an older one.
         serde_json::from_slice(&record.body).ok()
     }

@@ -61,7 +61,9 @@ impl<C: Clock, J: Journal> Server<C, J> {
 
     async fn create(self: &Rc<Self>, body: &[u8]) -> Served {
         let asked = new_session(body)?;
-        match self.ask(Asked::SessionCreate(asked)).await?.result {
+        // One without a TTL is Consul's, not ours.
+        let (request, flags) = (Asked::SessionCreate(asked), 0);
+        match self.ask(Ask::Write { request, flags }).await?.result {
             Ok(Response::Session(id)) => Ok(json(&value!({ "ID": &*id.0 }))),
             other => {
                 let message = format!("the store answered {other:?}");

@@ -403,6 +403,50 @@ fn a_service_is_registered_found_checked_and_removed() {
 }
 
 #[test]
+fn config_entries_and_intentions_are_given_back_as_they_came() {
+    let server = Running::start();
+    let entry = r#"{"Kind":"service-defaults","Name":"db","Protocol":"tcp"}"#;
+    assert_eq!(server.put("/v1/config", entry).text(), "true");
+    let got = server.get("/v1/config/service-defaults/db").json();
+    assert_eq!(
+        (&got["Protocol"], &got["Name"]),
+        (&json!("tcp"), &json!("db"))
+    );
+    assert_eq!(
+        server
+            .get("/v1/config/service-defaults")
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(server.get("/v1/config/service-defaults/other").status, 404);
+    let on = |verb: &str, source: &str| {
+        format!("/v1/connect/intentions/{verb}?source={source}&destination=db")
+    };
+    let allowed = |source: &str| server.get(&on("check", source)).json()["Allowed"] == true;
+    assert!(allowed("web"));
+    assert_eq!(
+        server.put(&on("exact", "*"), r#"{"Action":"deny"}"#).text(),
+        "true"
+    );
+    assert!(!allowed("web"));
+    assert_eq!(
+        server
+            .put(&on("exact", "web"), r#"{"Action":"allow"}"#)
+            .text(),
+        "true"
+    );
+    assert!(allowed("web") && !allowed("other"));
+    assert_eq!(
+        server.get("/v1/agent/services").json(),
+        json!({}),
+        "these are no services"
+    );
+}
+
+#[test]
 fn whatever_is_sent_is_answered_and_the_server_goes_on() {
     let server = Running::start();
     let long = "k".repeat(513);
@@ -454,6 +498,16 @@ fn whatever_is_sent_is_answered_and_the_server_goes_on() {
         ("PUT", "/v1/agent/check/pass/none", "", 404),
         ("PUT", "/v1/agent/check/update/none", "{}", 400),
         ("GET", "/v1/health/service/", "", 404),
+        ("PUT", "/v1/config", "{}", 400),
+        ("PUT", "/v1/config", "nothing", 400),
+        ("GET", "/v1/config", "", 405),
+        ("PUT", "/v1/connect/intentions/exact?source=a", "{}", 400),
+        (
+            "GET",
+            "/v1/connect/intentions/other?source=a&destination=b",
+            "",
+            405,
+        ),
     ] {
         let got = server.ask(method, path, body);
         assert_eq!(got.status, status, "{method} {path} {body}: {}", got.text());

@@ -29,7 +29,7 @@ use holdfast_core::time::Now;
 pub use journal::{Journal, JournalError, Memory};
 pub use state::{Batch, Change, Record, RestoreError, Session, State, Stored, Table};
 
-use plan::check_key;
+use plan::{check_key, check_prefix, no_ttl};
 use watch::{Subject, Waiters};
 
 /// Longest lock delay, as in Consul; a longer one is taken for this.
@@ -130,7 +130,8 @@ pub enum Input {
 /// A request that only Consul's HTTP API knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Like the request, which is no read; a write sets the flags of its entry as well.
+    /// Like the request, which is no read; a write sets the flags of its entry as well, and a
+    /// session may have a TTL of 0: it ends when somebody ends it.
     Write {
         /// The request.
         request: Request,
@@ -245,8 +246,12 @@ impl<J: Journal> Store<J> {
                     Ok(()) => self.read(now.mono, ticket, Subject::Key(key), wait),
                     Err(failure) => self.answer(ticket, Err(failure)),
                 },
-                Request::List { prefix, wait, .. } => {
-                    self.read(now.mono, ticket, Subject::Prefix(prefix), wait);
+                Request::List { prefix, wait, .. } => match check_prefix(&prefix) {
+                    Ok(()) => self.read(now.mono, ticket, Subject::Prefix(prefix), wait),
+                    Err(failure) => self.answer(ticket, Err(failure)),
+                },
+                Request::SessionCreate(asked) if asked.ttl.is_zero() => {
+                    self.answer(ticket, Err(no_ttl()));
                 }
                 request => self.change(now, ticket, Ask::Write { request, flags: 0 }),
             },

@@ -57,7 +57,10 @@ impl Planner<'_> {
     pub fn plan(&self, ask: Ask) -> Result<Plan, Failure> {
         match ask {
             Ask::Write { request, flags } => self.request(request, flags),
-            Ask::DeleteTree { prefix } => Ok(self.delete_tree(&prefix)),
+            Ask::DeleteTree { prefix } => {
+                check_prefix(&prefix)?;
+                Ok(self.delete_tree(&prefix))
+            }
             Ask::PutRecord { id, body } => self.put_record(id, body),
             Ask::DeleteRecord { id } => Ok(match self.state.record(&id) {
                 Some(_) => Plan::done(vec![Change::RecordGone(id)]),
@@ -201,21 +204,20 @@ impl Planner<'_> {
 
     fn delete(&self, key: String, condition: Condition) -> Result<Plan, Failure> {
         check_key(&key)?;
+        match condition {
+            Condition::Any => {}
+            Condition::Absent => return Err(invalid("nothing can be deleted if it is absent")),
+            Condition::Unchanged(index) => check_index(index)?,
+        }
         let Some(before) = self.state.entry(&key) else {
             // Consul's answer to a conditional one as well: what should be gone is gone.
-            return match condition {
-                Condition::Absent => Err(invalid("nothing can be deleted if it is absent")),
-                Condition::Any | Condition::Unchanged(_) => Ok(Plan::nothing(true)),
-            };
+            return Ok(Plan::nothing(true));
         };
         match condition {
-            Condition::Absent => Err(invalid("nothing can be deleted if it is absent")),
             Condition::Unchanged(index) if index != before.entry.modify_index => {
                 Ok(Plan::nothing(false))
             }
-            Condition::Any | Condition::Unchanged(_) => {
-                Ok(Plan::done(vec![Change::EntryGone(key)]))
-            }
+            _ => Ok(Plan::done(vec![Change::EntryGone(key)])),
         }
     }
 
@@ -310,13 +312,22 @@ fn same(before: &Stored, after: &Stored) -> bool {
 }
 
 pub(super) fn check_key(key: &str) -> Result<(), Failure> {
-    match key.len() {
-        0 => Err(invalid("Missing key name")),
-        1..=KEY_LEN_MAX => Ok(()),
-        len => {
-            let message = format!("the key has {len} bytes, at most {KEY_LEN_MAX} are allowed");
-            Err(Failure::determinate(FailureKind::Invalid, message))
-        }
+    match key.is_empty() {
+        true => Err(invalid("Missing key name")),
+        false => check_prefix(key),
+    }
+}
+
+/// Consul refuses what cannot be printed, and we what is too long.
+pub(super) fn check_prefix(prefix: &str) -> Result<(), Failure> {
+    let len = prefix.len();
+    if len > KEY_LEN_MAX {
+        let message = format!("the key has {len} bytes, at most {KEY_LEN_MAX} are allowed");
+        return Err(Failure::determinate(FailureKind::Invalid, message));
+    }
+    match prefix.chars().any(char::is_control) {
+        true => Err(invalid("the key has control characters")),
+        false => Ok(()),
     }
 }
 
@@ -336,6 +347,10 @@ fn check_index(index: u64) -> Result<(), Failure> {
         0 => Err(invalid("no entry has the index 0: use `Absent`")),
         _ => Ok(()),
     }
+}
+
+pub(super) fn no_ttl() -> Failure {
+    invalid("a session needs a TTL")
 }
 
 fn invalid(message: &str) -> Failure {

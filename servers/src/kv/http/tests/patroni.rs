@@ -33,7 +33,11 @@ fn patroni_leads_follows_and_fails_over_on_it() {
     };
     let server = Running::start();
     let output = Command::new(&python)
-        .args(["-c", include_str!("drive_patroni.py"), &server.addr.to_string()])
+        .args([
+            "-c",
+            include_str!("drive_patroni.py"),
+            &server.addr.to_string(),
+        ])
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}", python.display()));
     let (said, complained) = (
