@@ -52,6 +52,9 @@ const MESSAGE_LEN_MAX: usize = 300;
 /// At most one request is on its way, besides the removal of a stray entry. Whatever a
 /// compare-and-set may have done is decided by reading: by our run and beat, which no two
 /// requests share.
+///
+/// [`Now::mono`] should go on while the machine sleeps (CLOCK_BOOTTIME): an owner that wakes after
+/// its lease by a clock that stood still takes itself for live until its next renewal.
 #[derive(Clone, Debug)]
 pub struct Slots {
     config: Config,

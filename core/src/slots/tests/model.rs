@@ -221,7 +221,7 @@ fn three_instances_and_two_slots_from_nothing() {
 }
 
 /// Deep enough to lose a slot, take it over and come back; shallow enough for seconds.
-const DEPTH: u8 = 14;
+const DEPTH: u8 = 13;
 
 #[cfg(feature = "simulation")]
 #[test]
