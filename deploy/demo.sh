@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Three machines behind three NATs on this one: a request from one to the other by virtual
-# address, and what the mesh says about itself. The mesh stays up; `demo.sh down` removes it.
-# $HOLDFAST_DEV_PREFIX makes it another mesh than the usual one.
+# A coordinator and two workers behind three NATs on this machine: they become members, a request
+# goes from one to the other by virtual address, and they say about themselves what there is to
+# know. The cluster stays up; `demo.sh down` removes it. $HOLDFAST_DEV_PREFIX makes it another
+# cluster than the usual one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/env.sh
@@ -23,14 +24,15 @@ fi
 
 # What an earlier demonstration left, up or half made.
 dev down >/dev/null
-say up --nodes 3
-say exec node-2 -- "$holdfast" dev serve-hello --port 8080 --background
-say exec node-1 -- curl -fsS --max-time 10 http://127.50.0.2:8080/
+say up --workers 2
+say exec worker-2 -- "$holdfast" dev serve-hello --port 8080 --background
+say exec worker-3 -- curl -fsS --max-time 10 http://127.50.0.2:8080/
 say status
 cat <<END
 
-The mesh is up. Look around, then remove it with: make demo-down
+The cluster is up. Look around, then remove it with: make demo-down
 
   ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }status
-  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }exec node-3 -- curl -sS http://127.50.0.2:8080/
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }wipe worker-3
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }exec coordinator-1 -- curl -sS http://127.50.0.2:8080/
 END

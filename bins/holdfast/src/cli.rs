@@ -32,7 +32,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Show who owns which slot of the cluster
     Slots(SlotsArgs),
-    /// A whole mesh on this machine: a network namespace behind a NAT for every node
+    /// A whole cluster on this machine: a network namespace behind a NAT for every node
     Dev(DevArgs),
     /// Check a configuration, or print an example
     #[command(subcommand)]
@@ -229,10 +229,10 @@ pub struct RendezvousArgs {
 /// `holdfast dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
-    /// What begins the names of the namespaces: another one is another mesh
+    /// What begins the names of the namespaces: another one is another cluster
     #[arg(long, global = true, value_name = "WORD", default_value = "hfdev")]
     pub prefix: String,
-    /// What to do with the mesh.
+    /// What to do with the cluster.
     #[command(subcommand)]
     pub command: DevCommand,
 }

@@ -14,7 +14,10 @@ use holdfast_lab::process::wait_for;
 /// A node that was killed or started shows as such within this time.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// A mesh of its own for one test, removed with the value.
+/// The lease of a node that was wiped runs out first.
+const WIPE_BOUND: Duration = Duration::from_secs(90);
+
+/// A cluster of its own for one test, removed with the value.
 struct Dev {
     folder: Folder,
     prefix: String,
@@ -70,15 +73,20 @@ impl Drop for Dev {
 }
 
 #[test]
-fn a_mesh_comes_up_carries_a_request_and_goes_without_a_trace() {
+fn a_cluster_comes_up_carries_a_request_and_goes_without_a_trace() {
     let Some(dev) = Dev::new('a') else { return };
-    let table = dev.run(&["up", "--nodes", "2"]).ok();
+    let table = dev.run(&["up", "--workers", "1"]).ok();
     assert_eq!(table.matches(" up ").count(), 2, "{table}");
+    assert!(
+        table.contains("coordinator-1  127.50.0.1  1 pinned"),
+        "{table}"
+    );
+    assert!(table.contains("worker-2       127.50.0.2  2 "), "{table}");
 
     let program = env!("CARGO_BIN_EXE_holdfast");
     let serve = [
         "exec",
-        "node-2",
+        "worker-2",
         "--",
         program,
         "dev",
@@ -91,11 +99,15 @@ fn a_mesh_comes_up_carries_a_request_and_goes_without_a_trace() {
     let request =
         "exec 3<>/dev/tcp/127.50.0.2/8080; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
     let answer = dev
-        .run(&["exec", "node-1", "--", "/bin/bash", "-c", request])
+        .run(&["exec", "coordinator-1", "--", "/bin/bash", "-c", request])
         .ok();
-    assert!(answer.ends_with("hello from node-2\n"), "{answer}");
+    assert!(answer.ends_with("hello from worker-2\n"), "{answer}");
 
-    assert!(dev.run(&["logs", "node-1"]).ok().contains("starting"));
+    assert!(
+        dev.run(&["logs", "coordinator-1"])
+            .ok()
+            .contains("starting")
+    );
     let second = dev.run(&["up"]);
     assert_eq!(second.code, 1);
     assert!(second.err.contains("up already"), "{second:?}");
@@ -103,21 +115,23 @@ fn a_mesh_comes_up_carries_a_request_and_goes_without_a_trace() {
     dev.run(&["down"]).ok();
     assert_eq!(dev.namespaces(), 0);
     assert!(!Path::new("/run/holdfast-lab").join(&dev.prefix).exists());
-    assert_eq!(dev.run(&["down"]).ok(), "there is no mesh to remove\n");
+    assert_eq!(dev.run(&["down"]).ok(), "there is no cluster to remove\n");
     assert_eq!(dev.run(&["status"]).code, 1);
 }
 
 #[test]
 fn exec_passes_the_exit_code_on() {
     let Some(dev) = Dev::new('b') else { return };
-    dev.run(&["up", "--nodes", "2"]).ok();
+    dev.run(&["up", "--workers", "1"]).ok();
     let code = |args: &[&str]| dev.run(&[&["exec"], args].concat()).code;
-    assert_eq!(code(&["node-1", "--", "/bin/sh", "-c", "exit 7"]), 7);
-    assert_eq!(code(&["node-1", "no-such-command"]), 127);
+    assert_eq!(code(&["coordinator-1", "--", "/bin/sh", "-c", "exit 7"]), 7);
+    assert_eq!(code(&["coordinator-1", "no-such-command"]), 127);
     let unknown = dev.run(&["exec", "node-9", "true"]);
     assert_eq!(unknown.code, 1);
     assert!(
-        unknown.err.contains("the nodes are node-1, node-2"),
+        unknown
+            .err
+            .contains("the nodes are coordinator-1, worker-2"),
         "{unknown:?}"
     );
 }
@@ -125,24 +139,41 @@ fn exec_passes_the_exit_code_on() {
 #[test]
 fn a_killed_node_is_shown_as_such_and_comes_back() {
     let Some(dev) = Dev::new('c') else { return };
-    dev.run(&["up", "--nodes", "2", "--nat", "symmetric"]).ok();
-    dev.run(&["kill", "node-2"]).ok();
-    wait_for("node-2 is gone", BOUND, || {
+    dev.run(&["up", "--workers", "1", "--nat", "symmetric"])
+        .ok();
+    dev.run(&["kill", "worker-2"]).ok();
+    wait_for("worker-2 is gone", BOUND, || {
         dev.run(&["status"]).ok().contains("not running")
     })
     .unwrap();
-    assert_eq!(dev.run(&["kill", "node-2"]).code, 1);
-    dev.run(&["start", "node-2"]).ok();
+    assert_eq!(dev.run(&["kill", "worker-2"]).code, 1);
+    dev.run(&["start", "worker-2"]).ok();
     wait_for("all links are up again", BOUND, || dev.links_up() == 2).unwrap();
-    assert_eq!(dev.run(&["start", "node-2"]).code, 1);
+    assert_eq!(dev.run(&["start", "worker-2"]).code, 1);
 }
 
 #[test]
-fn an_unknown_nat_and_a_number_of_nodes_out_of_range_are_bad_usage() {
+fn a_wiped_worker_comes_back_as_another_instance_with_the_same_slot() {
+    let Some(dev) = Dev::new('w') else { return };
+    dev.run(&["up", "--workers", "1"]).ok();
+    let sidecar = || dev.status()[1]["status"]["sidecar"].clone();
+    let before = sidecar();
+    assert_eq!(before["slot"]["slot"], 2, "{before}");
+    dev.run(&["wipe", "worker-2"]).ok();
+    wait_for("worker-2 has its slot again", WIPE_BOUND, || {
+        let now = sidecar();
+        now["slot"]["slot"] == 2 && now["instance"] != before["instance"]
+    })
+    .unwrap();
+    wait_for("all links are up again", BOUND, || dev.links_up() == 2).unwrap();
+}
+
+#[test]
+fn an_unknown_nat_and_a_number_of_workers_out_of_range_are_bad_usage() {
     let folder = Folder::new();
     for args in [
-        ["dev", "up", "--nodes", "1"],
-        ["dev", "up", "--nodes", "17"],
+        ["dev", "up", "--workers", "0"],
+        ["dev", "up", "--workers", "14"],
     ] {
         assert_eq!(folder.run(&args).code, 2);
     }

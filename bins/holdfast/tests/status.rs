@@ -77,7 +77,7 @@ fn a_node_that_does_not_run_is_told_with_the_address_that_was_asked() {
         .unwrap();
     let ran = folder.run(&["status", "--admin", &format!("http://{free}")]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("is `holdfast mesh` running?"), "{ran:?}");
+    assert!(ran.err.contains("`holdfast sidecar` running?"), "{ran:?}");
     assert!(ran.err.contains(&free.to_string()), "{ran:?}");
 }
 
@@ -117,4 +117,21 @@ fn a_bad_address_says_what_was_expected() {
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(ran.err.contains("expected one such as"), "{ran:?}");
     }
+}
+
+#[test]
+fn a_health_check_succeeds_only_if_the_node_is_ready() {
+    let folder = Folder::new();
+    let check = |status, body| {
+        let (admin, thread) = answer_once(status, body);
+        let ran = folder.run(&["status", "--healthy", "--admin", &admin]);
+        assert!(thread.join().unwrap().starts_with("GET /readyz HTTP/1.1"));
+        ran
+    };
+    assert_eq!(check("200 OK", "{\"ready\":true}").ok(), "");
+    let body = "{\"ready\":false,\"reason\":\"app is backoff\"}";
+    let ran = check("503 Service Unavailable", body);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("not ready: app is backoff"), "{ran:?}");
+    assert_eq!(check("404 Not Found", "").code, 1);
 }

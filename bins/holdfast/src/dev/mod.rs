@@ -148,8 +148,8 @@ fn start(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
 fn down(prefix: &str) -> anyhow::Result<ExitCode> {
     let existed = Lab::clean(prefix)?;
     output::print(match existed {
-        true => "the mesh is removed\n",
-        false => "there is no mesh to remove\n",
+        true => "the cluster is removed\n",
+        false => "there is no cluster to remove\n",
     })?;
     Ok(ExitCode::SUCCESS)
 }

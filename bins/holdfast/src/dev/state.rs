@@ -41,7 +41,7 @@ impl Mesh {
         match Lab::attach(prefix) {
             Ok(lab) => Ok(Mesh::of(lab)),
             Err(LabError::NotUp { .. }) => {
-                bail!("there is no mesh: `holdfast dev up` makes one")
+                bail!("there is no cluster: `holdfast dev up` makes one")
             }
             Err(error) => Err(error).context("`holdfast dev down` removes what is left of it"),
         }

@@ -296,11 +296,8 @@ impl Up {
         let mut step = Step::begin("consul");
         let nodes = self.mesh.nodes();
         let all = self.wait(CONSUL_BOUND, |up| {
-            let consul = |node: &&String| Some(up.ask(node)?.sidecar?.consul?.ready);
-            let ready = nodes
-                .iter()
-                .filter(|node| consul(node) == Some(true))
-                .count();
+            let pages = nodes.iter().filter_map(|node| up.ask(node)?.sidecar);
+            let ready = pages.filter(view::consul_is_ready).count();
             step.show(format!("{ready} of {} agents ready", nodes.len()));
             ready == nodes.len()
         });

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use holdfast_core::status::LinkState;
-use holdfast_sidecar::{ChildStatus, ConsulStatus, SidecarStatus, SlotStatus};
+use holdfast_sidecar::{ChildStatus, SidecarStatus, SlotStatus};
 use serde_json::json;
 
 use super::state::Mesh;
@@ -98,9 +98,7 @@ fn node(page: &Page) -> [String; 7] {
             format!("{up}/{}", mesh.links.len())
         }),
         sidecar.map_or_else(dash, children),
-        sidecar
-            .and_then(|status| status.consul.as_ref())
-            .map_or_else(dash, consul),
+        sidecar.and_then(consul).unwrap_or_else(dash),
     ]
 }
 
@@ -130,12 +128,24 @@ fn children(status: &SidecarStatus) -> String {
     text
 }
 
-fn consul(consul: &ConsulStatus) -> String {
+/// Whether the agent answers and knows a leader.
+pub fn consul_is_ready(status: &SidecarStatus) -> bool {
+    let mut agents = status
+        .children
+        .iter()
+        .filter(|child| child.name == "consul");
+    agents.any(|child| child.state == "ready")
+}
+
+fn consul(status: &SidecarStatus) -> Option<String> {
+    let consul = status.consul.as_ref()?;
     let role = if consul.server { "server" } else { "client" };
-    match (&consul.leader, consul.ready) {
+    let leader = consul.leader.as_deref().filter(|leader| !leader.is_empty());
+    Some(match (leader, consul_is_ready(status)) {
         (Some(leader), true) => format!("{role}, leader {leader}"),
-        _ => format!("{role}, not ready"),
-    }
+        (None, true) => role.to_owned(),
+        (_, false) => format!("{role}, not ready"),
+    })
 }
 
 /// One row for each end of each link.
