@@ -159,6 +159,7 @@ const ORACLES: &[fn(&Case<'_>) -> Vec<Violation>] = &[
     slots::entries,
     slots::rejoin,
     slots::claims,
+    slots::mesh,
     slots::losses,
 ];
 

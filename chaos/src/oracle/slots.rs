@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use holdfast_core::status::LinkState;
 use holdfast_plan::{Action, Membership, NodeIndex, SlotEntry, SlotOwner, SlotSeen};
 
 use super::{Case, FailureClass, Violation};
@@ -13,6 +14,7 @@ const ENTRIES: (FailureClass, &str) = (FailureClass::Correctness, "entries");
 const REJOIN: (FailureClass, &str) = (FailureClass::Correctness, "rejoin");
 const CLAIMS: (FailureClass, &str) = (FailureClass::Liveness, "claims");
 
+const MESH: (FailureClass, &str) = (FailureClass::Liveness, "mesh");
 const LOSSES: (FailureClass, &str) = (FailureClass::Liveness, "losses");
 
 /// A part of a million.
@@ -283,6 +285,42 @@ pub(super) fn claims(case: &Case<'_>) -> Vec<Violation> {
     violations
 }
 
+/// At the end the owners are linked with each other.
+pub(super) fn mesh(case: &Case<'_>) -> Vec<Violation> {
+    if !case.plan.membership.as_ref().is_some_and(|m| m.mesh) {
+        return Vec::new();
+    }
+    let ended_at = case.journal.ended_at;
+    let lives = lives(case);
+    let owners: Vec<&Live> = lives.iter().filter(|live| live.until >= ended_at).collect();
+    let links = case
+        .journal
+        .slots
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            SlotSeen::SlotLink { slot, state } => Some(((entry.node?, *slot), *state)),
+            _ => None,
+        });
+    let links: BTreeMap<(NodeIndex, u16), LinkState> = links.collect();
+    let mut violations = Vec::new();
+    for (one, other) in owners
+        .iter()
+        .flat_map(|a| owners.iter().map(move |b| (a, b)))
+    {
+        let state = links.get(&(one.node, other.slot)).copied();
+        if one.slot != other.slot && state != Some(LinkState::Up) {
+            let (a, b) = (case.name(one.node), case.name(other.node));
+            let state = state.map_or("not there", LinkState::as_str);
+            let detail = format!(
+                "{a} > {b}, who owns slot {}, is {state} at the end",
+                other.slot
+            );
+            violations.push(Violation::new(MESH, ended_at, Some(one.node), detail));
+        }
+    }
+    violations
+}
+
 /// No more slots were lost than the scenario allows.
 pub(super) fn losses(case: &Case<'_>) -> Vec<Violation> {
     let Some(max) = case.expect.losses_max else {
@@ -334,6 +372,7 @@ mod tests {
             lease: SECOND * 10,
             drift_per_mille: 10,
             instances: vec![Instance::default(); 2],
+            mesh: false,
         });
         for (node, instance) in [(0, "x"), (1, "y")] {
             let instance = instance.to_owned();
@@ -468,6 +507,27 @@ mod tests {
         taken.slot(6, Some(0), entry(2, Some("x")));
         taken.slot(6, Some(0), owned(2, "x"));
         assert_eq!(taken.judged(rejoin), [""; 0]);
+    }
+
+    #[test]
+    fn two_owners_without_a_link_at_the_end_are_seen() {
+        let mut stage = stage();
+        stage.journal.ended_at = SECOND * 30;
+        stage.slot(30, Some(0), live(1, "x", 1, 30));
+        stage.slot(30, Some(1), live(2, "y", 1, 30));
+        assert_eq!(stage.judged(mesh), [""; 0]);
+        if let Some(membership) = &mut stage.plan.membership {
+            membership.mesh = true;
+        }
+        let link = |slot, state| SlotSeen::SlotLink { slot, state };
+        stage.slot(30, Some(0), link(2, LinkState::Up));
+        stage.slot(30, Some(1), link(1, LinkState::Connecting));
+        assert_eq!(
+            stage.judged(mesh),
+            ["b > a, who owns slot 1, is connecting at the end"]
+        );
+        stage.slot(30, Some(1), link(1, LinkState::Up));
+        assert_eq!(stage.judged(mesh), [""; 0]);
     }
 
     #[test]

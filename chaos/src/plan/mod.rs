@@ -56,7 +56,7 @@ impl Scenario {
         let events = steps.sorted();
         let membership = membership(&file);
         let wanted = match membership {
-            // Instances run no mesh.
+            // Who owns which slot, and so who is whose peer, nobody knows before.
             Some(_) => Vec::new(),
             None => wanted::wanted(topology, &file.expect, &events),
         };

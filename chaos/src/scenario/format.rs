@@ -42,7 +42,7 @@ pub struct File {
     /// What brokers, STUN and TURN are reached by.
     #[serde(default, skip_serializing_if = "is_default")]
     pub servers: Servers,
-    /// Nodes are instances that claim slots, and run no mesh.
+    /// Nodes are instances that claim slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
     /// NATs, each after the one that it is behind.
@@ -106,6 +106,10 @@ pub struct Membership {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub drift_per_mille: Option<u32>,
+    /// Whether an owner runs a mesh under the peer id of its slot, `worker-N`, as long as it owns
+    /// it; it does unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<bool>,
     /// Each seed draws how much faster or slower a clock runs that says nothing of it, up to so
     /// many parts in a million; 0 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -91,6 +91,7 @@ pub(crate) fn membership(file: &File) -> Option<Membership> {
         lease: given.lease.map_or(LEASE, |lease| lease.0),
         drift_per_mille: given.drift_per_mille.unwrap_or(DRIFT_PER_MILLE),
         instances: file.node.iter().map(instance).collect(),
+        mesh: given.mesh.unwrap_or(true),
     })
 }
 

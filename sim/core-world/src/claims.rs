@@ -38,6 +38,8 @@ pub(crate) struct Claims {
     told: usize,
     seed: Seed,
     entropy: Entropy,
+    /// What becomes of meshes: a node's begins under the id of this slot, or ends.
+    pub orders: Vec<(usize, Option<u16>)>,
     /// The number of the KV among the processes that have deadlines; the instances follow.
     pub process: usize,
 }
@@ -122,10 +124,16 @@ impl Claims {
             members: names.into_iter().map(member).collect(),
             tickets: 0,
             told: 0,
+            orders: Vec::new(),
             entropy: seed.fork("disks").rng(),
             seed: seed.fork("instances"),
             process,
         }
+    }
+
+    /// The slots, when their owners run meshes.
+    pub fn meshed(&self) -> Option<&[u16]> {
+        self.membership.mesh.then_some(&self.membership.slots)
     }
 
     fn config(&self, node: usize, instance: &str) -> Config {
@@ -259,6 +267,7 @@ impl Claims {
         let member = &mut self.members[node];
         (member.paused, member.restart_at) = (false, None);
         let Some(run) = member.run.take() else { return };
+        self.orders.push((node, None));
         let now = scene.clock.now(scene.now);
         for ticket in run.calls.keys() {
             self.kv.cancel(now, node as u32, *ticket);
@@ -445,6 +454,7 @@ impl Claims {
                     tries,
                 };
                 self.note(scene, node, what);
+                self.orders.push((node, Some(slot)));
             }
             Event::Waiting(why) => {
                 let why = why.to_string();

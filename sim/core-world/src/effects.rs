@@ -200,7 +200,10 @@ impl World {
             },
             Event::Server { .. } => return,
         };
-        self.note(node, what);
+        // The peers of an instance are slots, whoever owns them.
+        if self.claims.is_none() {
+            self.note(node, what);
+        }
     }
 
     // ---- TURN over TCP ----

@@ -264,7 +264,9 @@ impl World {
             timers: &mut self.timers,
         };
         self.stirred = true;
-        Some(work(claims, &mut scene))
+        let result = work(claims, &mut scene);
+        self.follow_claims();
+        Some(result)
     }
 
     fn wake(&mut self, process: usize) {

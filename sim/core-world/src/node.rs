@@ -15,8 +15,8 @@ use holdfast_core::status::LinkState;
 use holdfast_core::types::{LinkId, PeerId, StreamId, Vip};
 use holdfast_net_model::HostId;
 use holdfast_plan::{
-    BROKER_PORT, Built, NodeIndex, NodeSpec, PathClass, SERVERS, Service, TURN_PORT, Topology,
-    Transport, UDP_PORT,
+    BROKER_PORT, Built, CLUSTER, NodeIndex, NodeSpec, PathClass, SERVERS, Service, TURN_PORT,
+    Topology, Transport, UDP_PORT, membership::worker,
 };
 
 use crate::apps::App;
@@ -157,6 +157,25 @@ impl Node {
             }
         };
         topology.node_indices().map(node).collect()
+    }
+
+    /// From its next start on it is who owns that slot; its peers are the owners of the others.
+    pub(crate) fn own(&mut self, slot: u16, slots: &[u16]) {
+        let member = |slot: u16| Member {
+            id: worker(slot).parse().expect("a word and a number"),
+            vip: slot,
+            cluster: CLUSTER,
+        };
+        self.identity = member(slot);
+        let others = slots.iter().filter(|other| **other != slot);
+        // A peer's position stands for its slot, whoever owns it.
+        let peers = others.map(|other| (NodeIndex(other.saturating_sub(1)), member(*other)));
+        self.peers = peers.collect();
+    }
+
+    /// The slot that it owns, as long as its process runs a mesh for that.
+    pub(crate) const fn slot(&self) -> u16 {
+        self.identity.vip
     }
 
     /// Why the nodes of that topology cannot be configured.

@@ -8,12 +8,13 @@ use holdfast_core::simulation::take_marks;
 use holdfast_core::status::{LinkState, Queue};
 use holdfast_plan::{
     Action, Device, Journal, KvFault, LinkFinal, NatIndex, NetworkFault, NodeIndex, PathClass,
-    Place, Plan, PlayError, QueueReport, SETTLE, TraceMode, What, WorldKind,
+    Place, Plan, PlayError, QueueReport, SETTLE, SlotSeen, TraceMode, What, WorldKind,
 };
 
 use crate::attack::STRANGER;
 use crate::claims::{Claims, Scene};
 use crate::engine::{Once, World};
+use crate::node::Node;
 
 /// How often queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ pub(crate) fn play(plan: &Plan, mode: TraceMode) -> Result<Journal, PlayError> {
 
 /// Plans are made by programs; a mistake in one is an error, never a panic.
 fn check(plan: &Plan) -> Result<(), PlayError> {
-    if let Some(problem) = crate::node::Node::problem(&plan.topology) {
+    if let Some(problem) = Node::problem(&plan.topology) {
         return Err(failed(problem));
     }
     let (nodes, nats) = (plan.topology.nodes.len(), plan.topology.nats.len());
@@ -195,7 +196,8 @@ impl<'a> Player<'a> {
         let settled = self.steps_left == 0
             && self.world.ops.are_over()
             && self.world.all_wanted()
-            && claimed.unwrap_or(true);
+            && claimed.unwrap_or(true)
+            && self.world.all_meshed();
         self.settled_since = match (settled, self.settled_since) {
             (false, _) => None,
             (true, None) => Some(self.world.now),
@@ -288,7 +290,7 @@ impl<'a> Player<'a> {
         }
         for node in 0..self.world.nodes.len() {
             for report in self.world.finals(node) {
-                self.world.note(node, What::Final(report));
+                self.world.note_final(node, report);
             }
         }
         let mut journal = self.world.journal;
@@ -311,8 +313,15 @@ fn claim<T: Copy + Ord>(
         Action::Crash(node) => claims.crash(scene, node.index()),
         Action::Wipe(node) => claims.wipe(scene, node.index()),
         Action::Retire(node) => claims.retire(scene, node.index()),
-        Action::Pause(node) => claims.pause(node.index()),
-        Action::Thaw(node) => claims.thaw(scene, node.index()),
+        // Its mesh, too.
+        Action::Pause(node) => {
+            claims.pause(node.index());
+            return Ok(false);
+        }
+        Action::Thaw(node) => {
+            claims.thaw(scene, node.index());
+            return Ok(false);
+        }
         Action::Kv(fault) => claims.disturb(scene, *fault),
         _ => return Ok(false),
     }
@@ -350,6 +359,36 @@ impl World {
         self.wanted
             .iter()
             .all(|w| end(w.a, w.b, w.class) && end(w.b, w.a, w.class))
+    }
+
+    /// Whether the owners of slots are all linked with each other.
+    fn all_meshed(&self) -> bool {
+        if self.claims.is_none() {
+            return true;
+        }
+        let runs = || self.nodes.iter().filter(|node| node.is_running());
+        let is_up = |node: &Node, slot: u16| {
+            let run = node.run.as_ref();
+            run.is_some_and(|run| {
+                let views = run.peers.iter().zip(&run.views);
+                let mut of = views.filter(|(peer, _)| peer.0 + 1 == slot);
+                of.all(|(_, view)| view.state == LinkState::Up)
+            })
+        };
+        runs().all(|node| runs().all(|other| is_up(node, other.slot())))
+    }
+
+    fn note_final(&mut self, node: usize, report: LinkFinal) {
+        if self.claims.is_none() {
+            return self.note(node, What::Final(report));
+        }
+        let name = self.nodes[node].spec.name.as_str();
+        let what = SlotSeen::SlotLink {
+            slot: report.peer.0 + 1,
+            state: report.state,
+        };
+        let index = NodeIndex(node as u16);
+        self.journal.note_slot(self.now, Some((index, name)), what);
     }
 
     fn finals(&self, node: usize) -> Vec<LinkFinal> {

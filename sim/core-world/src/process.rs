@@ -88,7 +88,10 @@ impl World {
             end_at: None,
         });
         self.stirred = true;
-        self.note(node, What::Started);
+        // An instance's process has started before, and ends later than its mesh.
+        if self.claims.is_none() {
+            self.note(node, What::Started);
+        }
         self.call(node, |mesh, now| {
             mesh.handle(now, Input::LocalAddresses(vec![ip.into()]));
         });
@@ -134,7 +137,33 @@ impl World {
         for (stream, app) in run.apps {
             self.stream_broke(node, stream, app, "the node's process ended");
         }
-        self.note(node, What::Ended { clean });
+        if self.claims.is_none() {
+            self.note(node, What::Ended { clean });
+        }
+    }
+
+    /// An instance's mesh begins under the id of a slot, or ends.
+    fn mesh_of(&mut self, node: usize, slot: Option<u16>) {
+        let slots = self.claims.as_ref().and_then(|claims| claims.meshed());
+        let Some(slots) = slots.map(<[u16]>::to_vec) else {
+            return;
+        };
+        match slot {
+            None => self.kill(node),
+            Some(slot) => {
+                self.nodes[node].own(slot, &slots);
+                let started = self.start(node);
+                started.expect("the ids and addresses of slots are valid");
+            }
+        }
+    }
+
+    /// What the claims have decided about meshes.
+    pub(crate) fn follow_claims(&mut self) {
+        let orders = self.claims.as_mut().map(|c| std::mem::take(&mut c.orders));
+        for (node, slot) in orders.unwrap_or_default() {
+            self.mesh_of(node, slot);
+        }
     }
 
     /// The node stands still: its clocks go on, nothing else does.

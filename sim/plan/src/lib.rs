@@ -102,7 +102,7 @@ pub struct Plan {
     pub ends_when_settled: bool,
     /// The links that must be up at the end, and how.
     pub wanted: Vec<Wanted>,
-    /// The nodes are instances that claim slots, and run no mesh.
+    /// The nodes are instances that claim slots.
     pub membership: Option<Membership>,
 }
 

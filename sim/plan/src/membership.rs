@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use holdfast_core::status::LinkState;
 use serde::Serialize;
 
 use crate::NodeIndex;
@@ -20,6 +21,15 @@ pub struct Membership {
     pub drift_per_mille: u32,
     /// By node.
     pub instances: Vec<Instance>,
+    /// An owner runs a mesh under the peer id of its slot, [`worker`], with the other slots as its
+    /// peers, for as long as it owns it.
+    pub mesh: bool,
+}
+
+/// The peer id of who owns that slot.
+#[must_use]
+pub fn worker(slot: u16) -> String {
+    format!("worker-{slot}")
 }
 
 /// One node's part in it.
@@ -106,6 +116,13 @@ pub enum SlotSeen {
         /// Until it stopped, or its lease was over by its own clock; in the world's time.
         #[serde(serialize_with = "crate::journal::nanos")]
         until: Duration,
+    },
+    /// How an owner's link with the owner of another slot was when the run ended.
+    SlotLink {
+        /// The other's.
+        slot: u16,
+        /// Its state.
+        state: LinkState,
     },
     /// An entry of the KV changed.
     SlotEntry {

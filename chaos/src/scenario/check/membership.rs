@@ -60,9 +60,13 @@ impl Checker<'_> {
             if !is_empty {
                 self.wrong(
                     key,
-                    "instances run no mesh, expected none with [membership]",
+                    "an instance is a peer only as long as it owns a slot, expected none",
                 );
             }
+        }
+        if membership.mesh && membership.slots.len() > NODES_MAX {
+            let message = format!("with a mesh, expected at most {NODES_MAX} or mesh = false");
+            self.wrong("membership.slots", message);
         }
         let config = Config {
             cluster: "sim".to_owned(),
@@ -122,13 +126,15 @@ impl Checker<'_> {
 
     /// Faults of the mesh have no meaning without one, and those of claims none with it.
     pub(super) fn role(&mut self, key: &str, what: &str, of_membership: Option<bool>) {
-        match (of_membership, self.file.membership.is_some()) {
+        let membership = self.file.membership.as_ref();
+        let has_mesh = membership.is_none_or(|m| m.mesh.unwrap_or(true));
+        match (of_membership, membership.is_some()) {
             (Some(true), false) => {
                 let message = format!("{what} needs [membership]");
                 self.wrong(key, message);
             }
-            (Some(false), true) => {
-                let message = format!("{what} is of the mesh, and instances run none");
+            (Some(false), true) if !has_mesh => {
+                let message = format!("{what} is of the mesh, and mesh = false");
                 self.wrong(key, message);
             }
             _ => {}
