@@ -55,6 +55,9 @@ pub struct KvOptions {
     pub connections_max: usize,
     /// Connections of one IPv4 address or IPv6 network of 64 bits. Default 256.
     pub connections_per_source_max: usize,
+    /// Longest time a connection may be without a complete request, or a client may take to read
+    /// an answer. Default 60 s: clients keep connections between the turns of their loops.
+    pub idle: Duration,
 }
 
 impl Default for KvOptions {
@@ -65,6 +68,7 @@ impl Default for KvOptions {
             token: None,
             connections_max: 512,
             connections_per_source_max: 256,
+            idle: Duration::from_secs(60),
         }
     }
 }
@@ -76,8 +80,7 @@ impl KvOptions {
             head_len_max: 16 << 10,
             headers_max: 64,
             body_len_max: VALUE_LEN_MAX,
-            // Clients keep connections between the turns of their loops.
-            idle: Duration::from_secs(60),
+            idle: self.idle,
             // The longest wait, and time for the body.
             request: WAIT_MAX + Duration::from_secs(45),
             drain: Duration::from_secs(1),

@@ -174,3 +174,87 @@ fn new_session(body: &[u8]) -> Result<NewSession, BadRequest> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::services::{Check, Service};
+    use super::*;
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_lock_delay_is_a_duration_or_a_number_and_small_numbers_are_seconds() {
+        let delay = |given: &str| {
+            let body = format!(r#"{{"LockDelay":{given}}}"#);
+            new_session(body.as_bytes()).map(|session| session.lock_delay)
+        };
+        for (given, expected_ns) in [
+            ("null", 15_000_000_000),
+            ("0", 0),
+            ("\"0s\"", 0),
+            ("5", 5_000_000_000),
+            ("5000", 5_000),
+            ("\"0.001s\"", 1_000_000),
+            ("\"15s\"", 15_000_000_000),
+            ("15e9", 15_000_000_000),
+        ] {
+            assert_eq!(
+                delay(given),
+                Ok(Duration::from_nanos(expected_ns)),
+                "{given}"
+            );
+        }
+        for bad in ["-1", "true", "\"soon\"", "1e300", "{}"] {
+            assert!(delay(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Any JSON, with the names that mean something often enough.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+            Just(Value::from("15s")),
+        ];
+        let name = prop_oneof![
+            Just("TTL".to_owned()),
+            Just("lockdelay".to_owned()),
+            Just("Behavior".to_owned()),
+            Just("Name".to_owned()),
+            Just("ID".to_owned()),
+            Just("Port".to_owned()),
+            Just("Tags".to_owned()),
+            Just("Meta".to_owned()),
+            Just("Check".to_owned()),
+            Just("Checks".to_owned()),
+            "\\PC{0,4}",
+        ];
+        leaf.prop_recursive(3, 32, 6, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                btree_map(name.clone(), inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_a_parser_panic(body in any_json(), bytes in vec(any::<u8>(), 0..40)) {
+            let now = Duration::from_secs(1);
+            for body in [body.to_string().into_bytes(), bytes] {
+                let _ = new_session(&body);
+                if let Ok(fields) = object(&body) {
+                    if let Ok(service) = Service::parse(&fields, now) {
+                        prop_assert!(!service.name.is_empty() && !service.id.is_empty());
+                    }
+                    let check = Value::Object(fields.into_iter().collect());
+                    let _ = Check::parse(&check, "fallback", "service", now);
+                }
+            }
+        }
+    }
+}

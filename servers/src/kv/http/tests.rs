@@ -533,6 +533,31 @@ fn whatever_is_sent_is_answered_and_the_server_goes_on() {
 }
 
 #[test]
+fn who_dawdles_loses_the_connection_and_holds_nobody_up() {
+    let options = KvOptions {
+        idle: Duration::from_millis(300),
+        connections_max: 8,
+        connections_per_source_max: 2,
+        ..KvOptions::default()
+    };
+    let server = Running::with(Config::default(), options);
+    let silent = server.connect();
+    let mut halting = server.connect();
+    halting.write_all(b"GET /v1/kv/a HT").unwrap();
+    // Both places of this source are taken, so this one is turned away.
+    let mut third = server.connect();
+    assert_ne!(third.read(&mut [0; 64]).unwrap_or(0), 64);
+    for mut stream in [silent, halting] {
+        let begun = Instant::now();
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        assert!(begun.elapsed() < PATIENCE, "it was never closed");
+        assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 4"));
+    }
+    assert_eq!(server.get("/v1/kv/a").status, 404);
+}
+
+#[test]
 fn who_hangs_up_while_waiting_leaves_room_for_the_next() {
     let config = Config {
         limits: Limits {
