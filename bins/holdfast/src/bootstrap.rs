@@ -15,13 +15,14 @@ use tokio::sync::mpsc;
 
 use crate::cli::ConfigFile;
 use crate::config::Member;
+use crate::config::member::Strict;
 use crate::config_command::{chosen_file, load_member};
 use crate::member::{bootstrap_options, explain, keep_secrets_off_disks, kv, prepare};
 use crate::{logging, output, signals};
 
 /// Run it. A second run changes nothing.
 pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
-    let (member, settings) = match load_member(chosen_file(args.config).as_deref()) {
+    let (member, settings) = match load_member(chosen_file(args.config).as_deref(), Strict::No) {
         Ok(both) => both,
         Err(code) => return Ok(code),
     };

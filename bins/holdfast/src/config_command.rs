@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::EXIT_BAD_CONFIG;
 use crate::cli::ConfigCommand;
+use crate::config::member::Strict;
 use crate::config::{self, Member, Outcome, Purpose, Settings, problem};
 use crate::output::{self, Table};
 
@@ -43,8 +44,9 @@ pub fn load(file: Option<&Path>) -> Result<Settings, ExitCode> {
 }
 
 /// Read the configuration of a member, or say what is wrong with it.
-pub fn load_member(file: Option<&Path>) -> Result<(Member, Settings), ExitCode> {
-    let outcome = tell(config::load(file, &config::environment(), Purpose::Member));
+pub fn load_member(file: Option<&Path>, strict: Strict) -> Result<(Member, Settings), ExitCode> {
+    let purpose = Purpose::Member(strict);
+    let outcome = tell(config::load(file, &config::environment(), purpose));
     let both = outcome.member.zip(outcome.settings);
     both.ok_or_else(|| ExitCode::from(EXIT_BAD_CONFIG))
 }

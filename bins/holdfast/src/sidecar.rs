@@ -13,6 +13,7 @@ use holdfast_sidecar::{Bootstrap, Error, Member as Who, Options, Prepared, Reloa
 
 use crate::cli::ConfigFile;
 use crate::config::files::read_secret_text;
+use crate::config::member::Strict;
 use crate::config::{self, Member, Outcome, Purpose, Settings, problem};
 use crate::config_command::{chosen_file, load_member};
 use crate::member::{
@@ -27,7 +28,7 @@ const GOSSIP_KEY: &str = "gossip.key";
 /// Run it until a signal.
 pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
     let file = chosen_file(args.config);
-    let (member, settings) = match load_member(file.as_deref()) {
+    let (member, settings) = match load_member(file.as_deref(), Strict::Yes) {
         Ok(both) => both,
         Err(code) => return Ok(code),
     };

@@ -5,53 +5,11 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Child, ChildStderr, Stdio};
 
-use common::{Folder, Ran};
+use common::{Folder, Kv, Ran};
 use holdfast_bootstrap::tee::AgentEndpoint;
 use holdfast_bootstrap::testing::{Agent, Fault, Script};
-
-/// The embedded KV as a process, killed with the value.
-struct Kv {
-    child: Child,
-    _log: BufReader<ChildStderr>,
-    address: String,
-}
-
-impl Kv {
-    fn start(folder: &Folder, more: &[&str]) -> Kv {
-        let args = ["kv", "--listen", "127.0.0.1:0", "--data", "kv"];
-        let mut child = folder
-            .command(&[&args, more].concat())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        loop {
-            let mut line = String::new();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended early");
-            let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if entry["message"] == "the KV serves" {
-                let address = entry["address"].as_str().unwrap().to_owned();
-                return Kv {
-                    child,
-                    _log: log,
-                    address,
-                };
-            }
-        }
-    }
-}
-
-impl Drop for Kv {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A machine: a folder of its own with its configuration, and perhaps its guest agent.
 struct Machine {

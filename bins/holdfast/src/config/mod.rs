@@ -41,7 +41,7 @@ pub enum Purpose<'a> {
     /// To tell what is wrong with it, whatever it is for.
     Check,
     /// To make this machine a member, before it has a name and secrets.
-    Member,
+    Member(Strict),
     /// To run the node of a member that has this name, and whose secrets are written.
     Node(&'a PeerId),
 }
@@ -105,15 +105,16 @@ fn read_tree(
     let of_member = match purpose {
         Purpose::Mesh => false,
         Purpose::Check => member::is_in(&tree),
-        Purpose::Member | Purpose::Node(_) => true,
+        Purpose::Member(_) | Purpose::Node(_) => true,
     };
     if !of_member {
         outcome.settings = read::read(&tree, base, None, problems);
         return;
     }
     let strict = match purpose {
-        Purpose::Check => Strict::No,
-        _ => Strict::Yes,
+        Purpose::Member(strict) => strict,
+        Purpose::Mesh | Purpose::Check => Strict::No,
+        Purpose::Node(_) => Strict::Yes,
     };
     let member = member::read(&tree, environment, base, strict, problems);
     let name = match purpose {
@@ -258,7 +259,7 @@ mod tests {
         prop_oneof![
             Just(Purpose::Mesh),
             Just(Purpose::Check),
-            Just(Purpose::Member)
+            Just(Purpose::Member(Strict::Yes))
         ]
     }
 
