@@ -16,8 +16,9 @@ use holdfast_io::spawn::{Spawn, Task};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::consul_agent;
 use crate::error::Error;
-use crate::status::{Shared, SidecarStatus, SlotEntry, name_of};
+use crate::status::{ChildStatus, Shared, SidecarStatus, SlotEntry, name_of};
 
 /// Where the mesh puts its own admin page.
 pub(crate) type PageSender = watch::Sender<Option<Page>>;
@@ -73,6 +74,12 @@ impl Admin {
                     .find(|view| Some(view.slot) == status.slot.slot);
                 status.slot.lease_left_ms = own.and_then(|view| view.lease_ms);
             }
+        }
+        let is_agent = |child: &&ChildStatus| child.name == consul_agent::NAME;
+        let agent = status.children.iter().find(is_agent);
+        let ready = agent.is_some_and(|agent| agent.state == "ready");
+        if let Some(consul) = &mut status.consul {
+            consul.ready = ready;
         }
         status.not_ready = status.obstacles();
         status

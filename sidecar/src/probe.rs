@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_io::clock::{Clock, timeout};
-use holdfast_io::http::{Client, Endpoint, Method};
+use holdfast_io::http::{Client, Endpoint, Method, StatusCode};
 use holdfast_io::net::Net;
 use holdfast_io::spawn::Spawn;
 
@@ -29,14 +29,18 @@ pub(crate) async fn look<N: Net, C: Clock, S: Spawn>(
         }
         Ready::Http { endpoint, path } => get(world(), endpoint, path).await.map(|_| ()),
         Ready::ConsulAgent(at) => {
-            get(world(), at, "/v1/agent/self").await?;
+            // With ACLs the agent tells nothing about itself without a token: an answer as well.
+            let about = fetch(world(), at, "/v1/agent/self").await?.0;
+            if !about.is_success() && about != StatusCode::FORBIDDEN {
+                return Err(format!("{at} answers {about}"));
+            }
             leader(world(), at).await.map(|_| ())
         }
     }
 }
 
 /// Who leads the servers, as the agent there knows.
-pub(crate) async fn leader<N: Net, C: Clock, S: Spawn>(
+async fn leader<N: Net, C: Clock, S: Spawn>(
     world: (N, C, S),
     at: &Endpoint,
 ) -> Result<String, String> {
@@ -61,15 +65,23 @@ async fn connect<N: Net>(net: &N, at: &Endpoint) -> Result<(), String> {
 }
 
 async fn get<N: Net, C: Clock, S: Spawn>(
-    (net, clock, spawn): (N, C, S),
+    world: (N, C, S),
     endpoint: &Endpoint,
     path: &str,
 ) -> Result<Bytes, String> {
-    let mut client = Client::new(net, clock, spawn, endpoint.clone());
-    let asked = client.request(Method::GET, path, Bytes::new(), ANSWER_LEN_MAX, LIMIT);
-    let (status, body) = asked.await.map_err(|error| error.to_string())?;
+    let (status, body) = fetch(world, endpoint, path).await?;
     match status.is_success() {
         true => Ok(body),
         false => Err(format!("{endpoint}{path} answers {status}")),
     }
+}
+
+async fn fetch<N: Net, C: Clock, S: Spawn>(
+    (net, clock, spawn): (N, C, S),
+    endpoint: &Endpoint,
+    path: &str,
+) -> Result<(StatusCode, Bytes), String> {
+    let mut client = Client::new(net, clock, spawn, endpoint.clone());
+    let asked = client.request(Method::GET, path, Bytes::new(), ANSWER_LEN_MAX, LIMIT);
+    asked.await.map_err(|error| error.to_string())
 }

@@ -14,12 +14,14 @@ mod definitions;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_io::clock::Clock;
-use holdfast_io::http::Endpoint;
+use holdfast_io::http::{Client, Endpoint, Method};
 use holdfast_io::kv::consul::{Address, Config, Consul, Token};
 use holdfast_io::kv::{Failure, FailureKind};
 use holdfast_io::net::Net;
 use holdfast_io::spawn::Spawn;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -32,9 +34,16 @@ use crate::status::{ServiceStatus, Shared, SidecarStatus};
 /// How often everything is compared, whether or not something is known to have changed: somebody
 /// else may have removed it.
 const TICK: Duration = Duration::from_secs(15);
+/// How soon the name is looked at again while the catalogue has another node for it.
+const NAME_AGAIN: Duration = Duration::from_secs(1);
 /// First and longest pause after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// Largest answer and longest time for what is asked beside services: an agent tells its whole
+/// configuration.
+const ANSWER_LEN_MAX: usize = 1 << 20;
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 /// What was done with the agent, as far as it is known to have it.
 #[derive(Default)]
@@ -45,11 +54,15 @@ struct Done {
     maintenance: BTreeMap<String, bool>,
     /// Config entries cannot be written here: told once.
     unsupported: bool,
+    /// Whether the catalogue has this node under its name, as far as that can be known.
+    named: Option<bool>,
 }
 
 /// What this machine has with an agent.
 pub struct Registrar<N, C, S> {
     consul: Consul<N, C, S>,
+    /// For what only an agent is asked here.
+    plain: Client<N, C, S>,
     member: Member,
     done: Done,
 }
@@ -70,9 +83,11 @@ impl<N: Net, C: Clock, S: Spawn> Registrar<N, C, S> {
         if let Some(token) = token {
             config.token = Some(Token::new(token).map_err(|error| error.to_string())?);
         }
+        let plain = Client::new(net.clone(), clock.clone(), spawn.clone(), at.clone());
         let consul = Consul::new(net, clock, spawn, config).map_err(|error| error.to_string())?;
         Ok(Registrar {
             consul,
+            plain,
             member,
             done: Done::default(),
         })
@@ -129,6 +144,9 @@ impl<N: Net, C: Clock, S: Spawn> Registrar<N, C, S> {
             }
         }
         self.write_entries(wanted).await?;
+        if self.done.named != Some(true) {
+            self.done.named = self.claim_name().await;
+        }
         let status = |one: &Desired| ServiceStatus {
             id: one.service.id.clone(),
             name: one.service.name.clone(),
@@ -137,6 +155,45 @@ impl<N: Net, C: Clock, S: Spawn> Registrar<N, C, S> {
             problem: None,
         };
         Ok(desired.iter().map(status).collect())
+    }
+
+    /// Remove the node that has our name in the catalogue and is not us: a server that lost its
+    /// disk (see [`crate::consul_agent`]). Who owns the slot has the name. Whether it is ours now;
+    /// `None` when that cannot be known, as with the embedded KV.
+    async fn claim_name(&mut self) -> Option<bool> {
+        let name = self.member.id.as_str().to_owned();
+        let own = self
+            .ask(Method::GET, "/v1/agent/self", Bytes::new())
+            .await?;
+        let own = own["Config"]["NodeID"].as_str()?.to_owned();
+        let path = format!("/v1/catalog/node/{name}");
+        let found = self.ask(Method::GET, &path, Bytes::new()).await?;
+        match found["Node"]["ID"].as_str() {
+            None | Some("") => Some(false),
+            Some(id) if id == own => Some(true),
+            Some(id) => {
+                tracing::warn!(
+                    name,
+                    id,
+                    "a node of the same name is removed: its disk is lost"
+                );
+                let body = json!({ "Node": name }).to_string();
+                self.ask(Method::PUT, "/v1/catalog/deregister", body.into())
+                    .await?;
+                Some(false)
+            }
+        }
+    }
+
+    async fn ask(&mut self, method: Method, path: &str, body: Bytes) -> Option<Value> {
+        let asked = self
+            .plain
+            .request(method, path, body, ANSWER_LEN_MAX, ASK_LIMIT);
+        let (status, body) = asked.await.ok()?;
+        let value = status
+            .is_success()
+            .then(|| serde_json::from_slice(&body).ok());
+        value.flatten()
     }
 
     /// Let a service be found while its child is ready.
@@ -230,6 +287,7 @@ pub(crate) async fn keep<N: Net, C: Clock, S: Spawn>(
         let leader = registrar.leader().await;
         let result = registrar.reconcile(&want, is_ready).await;
         let pause = match &result {
+            Ok(_) if registrar.done.named == Some(false) => NAME_AGAIN,
             Ok(_) => TICK,
             Err(failure) => {
                 tracing::warn!("services are not registered: {failure}");

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use common::{Folder, PATIENCE, alone, exists, sh, until};
 use holdfast_core::config::{Config, PeerConfig};
 use holdfast_core::identity::Identity;
-use holdfast_io::clock::timeout;
+use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::http::{Client, Endpoint, Method, StatusCode};
-use holdfast_io::kv::{Answer, Failure, FailureKind, Kv, Request};
+use holdfast_io::kv::{Answer, Condition, Entry, Failure, FailureKind, Kv, Request, Response};
 use holdfast_io::mesh::{DRAIN_DEFAULT, MeshOptions};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on, os_seed};
 use holdfast_io::spawn::Spawn;
@@ -206,8 +206,12 @@ fn a_pinned_machine_becomes_ready_and_ends_in_order() {
     let order = folder.file("order");
     std::fs::write(folder.file("hosts"), "127.0.0.1 localhost\n").unwrap();
     let script = |name: &str| {
-        let order = order.display();
-        format!("trap 'echo {name} >> {order}; exit 0' TERM; while :; do sleep 0.02; done")
+        let (order, set) = (order.display(), folder.file(name));
+        let trap = format!(
+            "trap 'echo {name} >> {order}; exit 0' TERM; touch {}",
+            set.display()
+        );
+        format!("{trap}; while :; do sleep 0.02; done")
     };
     block_on(async {
         let mut options = options(&folder);
@@ -216,6 +220,11 @@ fn a_pinned_machine_becomes_ready_and_ends_in_order() {
         options.children = vec![second, child("first", &script("first"))];
         let sidecar = Sidecar::start(options);
         let status = sidecar.until("ready", is_ready).await;
+        let traps = ["first", "second"].map(|name| folder.file(name));
+        until("both listen to signals", || {
+            traps.iter().all(|set| set.exists())
+        })
+        .await;
         assert_eq!(status.id.as_deref(), Some("worker-3"));
         assert_eq!(
             (status.slot.slot, status.slot.state.as_str()),
@@ -389,6 +398,98 @@ fn a_machine_that_gets_no_slot_ends_with_the_exit_code_that_says_why() {
         let error = Sidecar::start(unknown).ended().await.unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("worker-9"), "{error}");
+    })
+    .unwrap();
+}
+
+/// A KV with one slot of interest, which somebody else may overwrite.
+#[derive(Default)]
+struct OneEntry(RefCell<Option<Entry>>);
+
+impl OneEntry {
+    fn overwrite(&self, value: &str) {
+        let mut entry = self.0.borrow_mut();
+        let entry = entry.as_mut().unwrap();
+        entry.value = value.to_owned().into();
+        entry.modify_index += 1;
+    }
+
+    fn put(&self, key: String, value: Bytes, condition: Condition) -> bool {
+        let mut held = self.0.borrow_mut();
+        let index = held.as_ref().map_or(0, |entry| entry.modify_index);
+        let permitted = match condition {
+            Condition::Any => true,
+            Condition::Absent => held.is_none(),
+            Condition::Unchanged(expected) => expected == index,
+        };
+        if permitted {
+            *held = Some(Entry {
+                key,
+                value,
+                create_index: 1,
+                modify_index: index + 1,
+                lock_index: 0,
+                session: None,
+            });
+        }
+        permitted
+    }
+}
+
+impl Kv for OneEntry {
+    fn call(&self, request: Request) -> Answer<'_> {
+        Box::pin(async move {
+            if let Request::Get { wait: Some(_), .. } | Request::List { wait: Some(_), .. } =
+                &request
+            {
+                // Nothing here wakes who waits: they look again now and then.
+                RealClock.sleep(Duration::from_millis(20)).await;
+            }
+            let entry = self.0.borrow().clone();
+            let index = entry.as_ref().map_or(1, |entry| entry.modify_index);
+            Ok(match request {
+                Request::Get { .. } => Response::Entry { index, entry },
+                Request::List { .. } => {
+                    let entries = entry.into_iter().collect();
+                    Response::Entries { index, entries }
+                }
+                Request::Put {
+                    key,
+                    value,
+                    condition,
+                } => Response::Done(self.put(key, value, condition)),
+                _ => return Err(Failure::determinate(FailureKind::Invalid, "not asked here")),
+            })
+        })
+    }
+}
+
+#[test]
+fn a_machine_whose_slot_is_taken_ends_its_children_and_itself() {
+    let _one = alone();
+    let folder = Folder::new("taken");
+    block_on(async {
+        let kv = Rc::new(OneEntry::default());
+        let mut options = options(&folder);
+        options.slots = SlotOptions {
+            lease: Duration::from_secs(3),
+            ..SlotOptions::default()
+        };
+        options.kv = Some(kv.clone());
+        options.children = vec![child("app", "exec sleep 1000")];
+        let sidecar = Sidecar::start(options);
+        let status = sidecar.until("ready", is_ready).await;
+        assert_eq!(status.slot.slot, Some(3), "the lowest");
+        assert_eq!(status.slot.state, "owning");
+        assert!(status.slot.lease_left_ms.is_some(), "{status:?}");
+        kv.overwrite(
+            r#"{"holdfast":1,"instance":"other","run":"00000000000000000000000000000000","beat":1,"lease_ms":600000}"#,
+        );
+        let error = sidecar.ended().await.unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{error}");
+        assert!(error.to_string().contains("other"), "{error}");
+        let app = status.children.iter().find(|child| child.name == "app").unwrap();
+        assert!(!exists(app.pid.unwrap().try_into().unwrap()));
     })
     .unwrap();
 }
