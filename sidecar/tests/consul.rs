@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Folder, alone};
+use common::{Folder, alone, consul_program};
 use holdfast_core::supervise::{Run, Signal};
 use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::http::{Client, Endpoint, Method};
@@ -34,26 +34,6 @@ const NAMES: [&str; 4] = [
 ];
 /// The first virtual address, beside those that other tests may use.
 const VIP_FIRST: u16 = 241;
-
-fn program() -> Option<PathBuf> {
-    let given = std::env::var_os("CONSUL_BIN").filter(|given| !given.is_empty());
-    let built = || {
-        let cache = std::env::var_os("HOLDFAST_CACHE").map(PathBuf::from);
-        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/holdfast"));
-        Some(cache.or_else(home)?.join("tools/bin/consul"))
-    };
-    let program = given.map(PathBuf::from).or_else(built)?;
-    if program.is_file() {
-        return Some(program);
-    }
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(
-        !ci,
-        "Consul is not installed: run `make setup`, or set CONSUL_BIN"
-    );
-    eprintln!("left out: Consul is not installed: run `make setup`, or set CONSUL_BIN");
-    None
-}
 
 fn peers() -> Vec<Peer> {
     let peer = |(name, vip): (&str, u16)| Peer {
@@ -171,7 +151,9 @@ async fn catalogued(at: usize) -> Value {
 
 #[test]
 fn three_servers_and_a_client_become_a_cluster_and_return_without_their_disks() {
-    let Some(program) = program() else { return };
+    let Some(program) = consul_program() else {
+        return;
+    };
     let _one = alone();
     let _log = common::Log::listen();
     block_on(async {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Folder, PATIENCE, alone, exists, sh, until};
+use common::{Folder, PATIENCE, alone, consul_program, exists, sh, until};
 use holdfast_core::config::{Config, PeerConfig};
 use holdfast_core::identity::Identity;
 use holdfast_io::clock::{Clock, timeout};
@@ -20,8 +20,8 @@ use holdfast_io::mesh::{DRAIN_DEFAULT, MeshOptions};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on, os_seed};
 use holdfast_io::spawn::Spawn;
 use holdfast_sidecar::{
-    Ask, Bootstrap, Child, Error, Member, Options, Peer, Prepared, Reload, SidecarStatus,
-    SlotOptions, run_asked,
+    Ask, Bootstrap, Child, Consul, Error, Member, Options, Peer, Prepared, Reload, SidecarStatus,
+    SlotOptions, consul_agent, run_asked, services,
 };
 use tokio::sync::mpsc;
 
@@ -246,6 +246,86 @@ fn a_pinned_machine_becomes_ready_and_ends_in_order() {
     let hosts = folder.text("hosts");
     assert!(hosts.starts_with("127.0.0.1 localhost\n"), "{hosts}");
     assert!(hosts.contains("127.50.0.202 worker-4\n"), "{hosts}");
+}
+
+#[test]
+fn a_lone_coordinator_runs_consul_and_registers_its_services() {
+    let Some(program) = consul_program() else {
+        return;
+    };
+    // One agent has that address on a machine.
+    if std::net::TcpListener::bind(consul_agent::HTTP).is_err() {
+        eprintln!("left out: another process has {}", consul_agent::HTTP);
+        return;
+    }
+    let _one = alone();
+    let folder = Folder::new("lone");
+    block_on(async {
+        let mut options = options(&folder);
+        options.role = "coordinator".to_owned();
+        options.slots.pinned = Some(0);
+        let coordinator = |id: &str| Peer {
+            id: id.parse().unwrap(),
+            vip: 203.try_into().unwrap(),
+        };
+        options.peers = vec![coordinator("coordinator-0")];
+        options.mesh = Box::new(move |member| {
+            let mut made = mesh(&Member {
+                id: "worker-3".parse().unwrap(),
+                ..member.clone()
+            })?;
+            made.config.id = member.id.clone();
+            made.config.peers.clear();
+            Ok(made)
+        });
+        options.consul = Some(Consul {
+            program,
+            raft_multiplier: 1,
+            ..Consul::default()
+        });
+        std::fs::create_dir_all(folder.file("run")).unwrap();
+        let text = r#"[{"name":"web","port":80,"subset":"blue","check":{"child":"app"}}]"#;
+        options.services = services::parse(text).unwrap();
+        let mut app = child("app", "exec sleep 1000");
+        app.after = vec!["consul".parse().unwrap()];
+        options.children = vec![app];
+        let started = std::time::Instant::now();
+        let sidecar = Sidecar::start(options);
+        let status = sidecar.until("ready", is_ready).await;
+        eprintln!("ready after {:?}", started.elapsed());
+        assert!(status.consul.unwrap().ready);
+        let is_there = |s: &SidecarStatus| s.services.iter().any(|one| one.registered);
+        let status = sidecar.until("registered", is_there).await;
+        eprintln!("registered after {:?}", started.elapsed());
+        assert_eq!(status.services[0].id, "web-coordinator-0");
+        assert_eq!(status.services[0].tags, ["blue"]);
+        let role = Ask::Role {
+            service: "web".to_owned(),
+            tags: vec!["green".to_owned()],
+        };
+        sidecar.ask(role).await;
+        let both = |s: &SidecarStatus| s.services.iter().any(|one| one.tags == ["blue", "green"]);
+        sidecar.until("another role", both).await;
+        let agent = status
+            .children
+            .iter()
+            .find(|child| child.name == "consul")
+            .unwrap();
+        let pid: i32 = agent.pid.unwrap().try_into().unwrap();
+        // SAFETY: two integers: the agent that this test has started.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        let again = |s: &SidecarStatus| {
+            let mut children = s.children.iter();
+            is_ready(s) && children.any(|child| child.name == "consul" && child.restarts == 1)
+        };
+        sidecar.until("the agent is started again", again).await;
+        let stopping = std::time::Instant::now();
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+        eprintln!("ended within {:?}", stopping.elapsed());
+        assert!(!exists(pid));
+    })
+    .unwrap();
 }
 
 #[test]

@@ -84,6 +84,27 @@ pub fn root() -> bool {
     ci && is_root
 }
 
+/// `CONSUL_BIN`, or what `make setup` has built.
+pub fn consul_program() -> Option<PathBuf> {
+    let given = std::env::var_os("CONSUL_BIN").filter(|given| !given.is_empty());
+    let built = || {
+        let cache = std::env::var_os("HOLDFAST_CACHE").map(PathBuf::from);
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/holdfast"));
+        Some(cache.or_else(home)?.join("tools/bin/consul"))
+    };
+    let program = given.map(PathBuf::from).or_else(built)?;
+    if program.is_file() {
+        return Some(program);
+    }
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(
+        !ci,
+        "Consul is not installed: run `make setup`, or set CONSUL_BIN"
+    );
+    eprintln!("left out: Consul is not installed: run `make setup`, or set CONSUL_BIN");
+    None
+}
+
 /// Everything that is logged in this process, as text.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
