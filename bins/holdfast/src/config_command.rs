@@ -62,7 +62,8 @@ fn check(file: Option<PathBuf>, json: bool, offline: bool) -> anyhow::Result<Exi
     let file = chosen_file(file);
     let mut outcome = config::load(file.as_deref(), &config::environment(), Purpose::Check);
     if let (Some(settings), false) = (&outcome.settings, offline) {
-        outcome.problems.extend(config::unresolvable(settings));
+        let found = config::unresolvable(settings, outcome.member.as_ref());
+        outcome.problems.extend(found);
     }
     let text = match json {
         true => format!("{:#}\n", in_json(&outcome)),

@@ -168,6 +168,68 @@ fn a_wiped_worker_comes_back_as_another_instance_with_the_same_slot() {
     wait_for("all links are up again", BOUND, || dev.links_up() == 2).unwrap();
 }
 
+/// `CONSUL_BIN`, or what `make setup` has built. `None` where there is none; said aloud, and a
+/// failure where everything must run.
+fn consul() -> Option<String> {
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let built = || {
+        let cache = named("HOLDFAST_CACHE");
+        let cache = cache.or_else(|| Some(format!("{}/.cache/holdfast", named("HOME")?)));
+        Some(format!("{}/tools/bin/consul", cache?))
+    };
+    let found = named("CONSUL_BIN").or_else(built);
+    let found = found.filter(|path| Path::new(path).exists());
+    if found.is_none() {
+        let why = "Consul is not installed: run `make setup`, or set CONSUL_BIN";
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "CI must run this test: {why}"
+        );
+        // As above.
+        let _ = writeln!(std::io::stderr(), "SKIPPED, not tested: {why}");
+    }
+    found
+}
+
+#[test]
+fn consul_elects_a_leader_through_the_mesh_and_goes_on_without_a_coordinator() {
+    let Some(consul) = consul() else { return };
+    let Some(dev) = Dev::new('l') else { return };
+    let up = [
+        "dev",
+        "--prefix",
+        &dev.prefix,
+        "up",
+        "--consul",
+        "--workers",
+        "2",
+    ];
+    let table = dev.folder.run_with(&[("CONSUL_BIN", &consul)], &up).ok();
+    assert_eq!(
+        table.matches("server, leader 127.50.0.").count(),
+        3,
+        "{table}"
+    );
+    assert_eq!(
+        table.matches("client, leader 127.50.0.").count(),
+        2,
+        "{table}"
+    );
+    let on = |node: &str, args: &[&str]| {
+        let command = [&["exec", node, "--", &consul], args].concat();
+        dev.run(&command)
+    };
+    on("worker-4", &["kv", "put", "key", "before"]).ok();
+    assert_eq!(on("worker-5", &["kv", "get", "key"]).ok(), "before\n");
+    dev.run(&["kill", "coordinator-1"]).ok();
+    // If that one led, the others elect a leader first.
+    wait_for("the rest goes on", BOUND, || {
+        on("worker-5", &["kv", "put", "key", "after"]).code == 0
+    })
+    .unwrap();
+    assert_eq!(on("worker-4", &["kv", "get", "key"]).ok(), "after\n");
+}
+
 #[test]
 fn an_unknown_nat_and_a_number_of_workers_out_of_range_are_bad_usage() {
     let folder = Folder::new();

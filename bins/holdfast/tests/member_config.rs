@@ -227,3 +227,16 @@ fn a_plain_node_does_not_look_at_what_makes_a_member() {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.err.ends_with("1 error\n"), "only `listen`: {ran:?}");
 }
+
+#[test]
+fn a_kv_whose_name_has_no_address_is_a_warning_unless_offline() {
+    let folder = folder();
+    let text = GOOD.replace("203.0.113.20", "no-such-host.invalid");
+    folder.write("holdfast.toml", &text, 0o644);
+    let ran = folder.run(&["config", "check", "holdfast.toml"]).ok();
+    assert!(ran.contains("warning: kv.addresses[0]"), "{ran}");
+    let offline = folder
+        .run(&["config", "check", "--offline", "holdfast.toml"])
+        .ok();
+    assert!(!offline.contains("warning"), "{offline}");
+}

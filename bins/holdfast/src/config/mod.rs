@@ -199,12 +199,12 @@ pub fn resolve(server: &HostPort, listen: SocketAddr) -> std::io::Result<SocketA
 
 /// Servers whose names have no address now, as warnings: a node starts without them, and looks
 /// again. Blocks on the system's resolver.
-pub fn unresolvable(settings: &Settings) -> Vec<Problem> {
+pub fn unresolvable(settings: &Settings, member: Option<&Member>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut check = |list: &str, index: usize, field: &str, server: &HostPort| {
         let found = match list {
             // Asked over TCP, which has nothing to do with the UDP socket's family.
-            "brokers" => server.resolve().map(drop),
+            "brokers" | "kv.addresses" => server.resolve().map(drop),
             _ => resolve(server, settings.listen).map(drop),
         };
         if let Err(error) = found {
@@ -225,6 +225,14 @@ pub fn unresolvable(settings: &Settings) -> Vec<Problem> {
     };
     for (index, broker) in settings.brokers.iter().enumerate() {
         check("brokers", index, "", &broker.0);
+    }
+    let kv = member.and_then(|member| member.kv.as_ref());
+    for (index, address) in kv.iter().flat_map(|kv| &kv.addresses).enumerate() {
+        let text = address.to_string();
+        let bare = text.split_once("://").map_or("", |(_, bare)| bare);
+        if let Some(server) = HostPort::parse(bare, None) {
+            check("kv.addresses", index, "", &server);
+        }
     }
     for (index, server) in settings.stun.iter().enumerate() {
         check("stun", index, "", server);
