@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::world::*;
-use crate::slots::State;
+use crate::slots::{Input, Slots, State};
 
 /// What happens next, as drawn.
 type Draw = (u8, u8, u8);
@@ -38,38 +38,33 @@ fn play(world: &mut World, (kind, node, nth): Draw) {
         28 => world.t += Duration::from_millis(700),
         29 if kind < 64 => world.crash(node),
         29 => world.t += LEASE / 4,
+        31 if kind >= 192 && world.nodes[node].machine.is_some() => {
+            world.input(node, Input::Retire);
+        }
         30 | 31 => world.start(node),
         _ => {}
     }
     world.check();
 }
 
-/// From now on everything works. Everybody who lost its slot starts again.
+/// From now on everything works. Everybody who lost its slot, or gave it back, starts again.
 fn heal(world: &mut World) {
-    for node in 0..world.nodes.len() {
-        if world.nodes[node]
-            .machine
-            .as_ref()
-            .is_some_and(|m| m.state() == State::Lost)
-        {
-            world.crash(node);
-        }
-        world.start(node);
-    }
     // The longest lease by the slowest clock, and some.
-    for _ in 0..4 {
-        world.run(LEASE);
+    for _ in 0..5 {
         for node in 0..world.nodes.len() {
-            if world.machine(node).state() == State::Lost {
+            let machine = world.nodes[node].machine.as_ref();
+            let ended = |m: &Slots| matches!(m.state(), State::Lost | State::Retired);
+            if machine.is_some_and(ended) {
                 world.crash(node);
-                world.start(node);
             }
+            world.start(node);
         }
+        world.run(LEASE);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_two_live_owners_and_n_fill_n_whatever_happens(

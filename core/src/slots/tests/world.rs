@@ -225,6 +225,12 @@ impl World {
         let own = config.slots.iter().filter_map(|slot| {
             let key = config.key(*slot);
             let entry = self.kv.entries.get(&key)?;
+            // What was given back may yet go.
+            let goes =
+                |f: &Flight| matches!(&f.request, Request::Delete { key: k, .. } if *k == key);
+            if self.nodes[node].flights.iter().any(goes) {
+                return None;
+            }
             let text = std::str::from_utf8(&entry.value).ok()?;
             let over = self.kv.set_at[&key] + LEASE;
             text.contains(&name).then_some((*slot, over))
