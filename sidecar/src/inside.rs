@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use holdfast_core::mesh::Input;
 use holdfast_core::supervise::{self, Signal};
 use holdfast_io::http::Stop;
-use holdfast_io::mesh::{MeshError, MeshHooks, run_mesh_within};
+use holdfast_io::mesh::{MeshError, MeshHooks, MeshReload, run_mesh_within};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
 use tokio::sync::{mpsc, watch};
 
@@ -17,8 +16,8 @@ use crate::error::Error;
 use crate::options::{MakeMesh, Member};
 use crate::run::MESH;
 
-/// What the machine is told after a reload, at one time: one entry for each peer and rule.
-const INPUTS_MAX: usize = 1024;
+/// Reloads that may wait: each takes less than a millisecond.
+const RELOADS_MAX: usize = 16;
 /// The mesh ends within its own drain and a little; then it is dropped.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -29,7 +28,7 @@ pub(crate) struct Node {
     member: Rc<Member>,
     page: PageSender,
     /// To the mesh that runs.
-    inputs: Rc<RefCell<Option<mpsc::Sender<Input>>>>,
+    reloads: Rc<RefCell<Option<mpsc::Sender<MeshReload>>>>,
     /// What no restart mends.
     failed: watch::Sender<Option<Rc<Error>>>,
 }
@@ -40,7 +39,7 @@ impl Node {
             make: Rc::new(RefCell::new(make)),
             member: Rc::new(member),
             page,
-            inputs: Rc::default(),
+            reloads: Rc::default(),
             failed: watch::Sender::new(None),
         }
     }
@@ -70,12 +69,13 @@ impl Node {
         }
     }
 
-    /// Tell the machine of the mesh that runs, if one does: at its next start it is made anew.
-    pub(crate) fn tell(&self, input: Input) {
-        if let Some(inputs) = &*self.inputs.borrow()
-            && inputs.try_send(input).is_err()
+    /// Another configuration for the mesh that runs, if one does: at its next start it reads its
+    /// own.
+    pub(crate) fn reload(&self, reload: MeshReload) {
+        if let Some(reloads) = &*self.reloads.borrow()
+            && reloads.try_send(reload).is_err()
         {
-            tracing::error!("the mesh was not told everything: reload again");
+            tracing::error!("the mesh was not told: reload again");
         }
     }
 
@@ -102,11 +102,11 @@ impl Node {
         };
         // Its page is a part of the sidecar's.
         options.admin = None;
-        let (sender, inputs) = mpsc::channel(INPUTS_MAX);
-        *self.inputs.borrow_mut() = Some(sender);
+        let (sender, reloads) = mpsc::channel(RELOADS_MAX);
+        *self.reloads.borrow_mut() = Some(sender);
         let hooks = MeshHooks {
             page: Some(self.page.clone()),
-            inputs: Some(inputs),
+            reloads: Some(reloads),
         };
         let mut shown = self.page.subscribe();
         let tell = async {
@@ -120,7 +120,7 @@ impl Node {
             result = running => result,
             () = tell => return 1,
         };
-        *self.inputs.borrow_mut() = None;
+        *self.reloads.borrow_mut() = None;
         match result {
             Ok(()) => 0,
             Err(error @ MeshError::Config(_)) => {

@@ -12,13 +12,12 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
-use holdfast_core::mesh::Input;
 use holdfast_core::slots::{LEASE, Slot};
 use holdfast_core::supervise::{Name, Signal};
 use holdfast_core::types::{PeerId, Vip};
 use holdfast_io::http::Endpoint;
 use holdfast_io::kv::Kv;
-use holdfast_io::mesh::MeshOptions;
+use holdfast_io::mesh::{MeshOptions, MeshReload};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -265,8 +264,8 @@ pub struct Reload {
     pub services: Vec<Service>,
     /// All children.
     pub children: Vec<Child>,
-    /// What the mesh is told: other peers, keys and rules.
-    pub mesh: Vec<Input>,
+    /// The mesh's: peers, keys and rules.
+    pub mesh: Option<MeshReload>,
 }
 
 /// Makes a node's options, once it is known who the machine is.

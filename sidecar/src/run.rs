@@ -532,8 +532,8 @@ impl<B> Running<B> {
             &self.options.services,
             &self.shared,
         );
-        for input in mesh {
-            self.node.tell(input);
+        if let Some(mesh) = mesh {
+            self.node.reload(mesh);
         }
         self.tell(Command::Reload(list)).await;
         tracing::info!("reloaded");
