@@ -1,34 +1,28 @@
 //! Checks that compare keys of membership with each other, and with this machine.
 
 use std::path::Path;
-use std::time::Duration;
 
 use holdfast_bootstrap::identity::{self, Role};
 use holdfast_bootstrap::secrets::{Overrides, SecretError};
-use holdfast_core::slots::{SLOTS_MAX, Slot};
-use holdfast_core::supervise::CHILDREN_MAX;
+use holdfast_core::slots::{LEASE_MAX, LEASE_MIN, SLOTS_MAX, Slot};
 use holdfast_core::types::PeerId;
 use holdfast_sidecar::services;
 
 use super::Strict;
+use super::children::check_children;
 use super::read::Draft;
-use super::system::{find_program, has_group, has_user};
+use super::system::{find_program, has_user};
 use crate::config::problem::Problem;
 use crate::config::source::Origin;
 use crate::config::suggest::closest;
 use crate::config::tree::{Environment, Tree};
 
-/// Shortest and longest lease: as core has it.
-const LEASE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(86_400);
-/// Names that children may wait for, beside each other.
-const OWN_NAMES: [&str; 2] = ["mesh", "consul"];
 /// The keys of a plain node that a member learns from its slot and its secrets.
 const LEARNT: [&str; 4] = ["id", "vip", "cluster_secret_file", "key_file"];
 /// What Consul's agents reach each other on (Consul's documentation, "Required Ports"): a port,
-/// whether UDP too, and whether only servers need it.
-const CONSUL_PORTS: [(u16, bool, bool); 3] =
-    [(8300, false, true), (8301, true, false), (8302, true, true)];
+/// whether UDP too, and whether only servers need it. 8302 is for other datacenters, which there
+/// need not be.
+const CONSUL_PORTS: [(u16, bool, bool); 2] = [(8300, false, true), (8301, true, false)];
 
 /// Compare. The slots of the role, ascending.
 pub fn check(
@@ -195,7 +189,10 @@ fn check_own_slots(
 }
 
 fn check_lease(draft: &Draft, problems: &mut Vec<Problem>) {
-    if let Some(lease) = draft.lease.filter(|lease| !LEASE.contains(lease)) {
+    if let Some(lease) = draft
+        .lease
+        .filter(|lease| !(LEASE_MIN..=LEASE_MAX).contains(lease))
+    {
         problems.push(Problem::new(
             draft.origin("slots.lease"),
             "slots.lease",
@@ -225,8 +222,7 @@ fn check_consul(draft: &Draft, strict: Strict, problems: &mut Vec<Problem>) {
     for (port, udp, only_server) in CONSUL_PORTS {
         let open = draft.allow.iter().find(|(open, _)| *open == port);
         let is_open = open.is_some_and(|(_, with_udp)| *with_udp || !udp);
-        // 8302 is for other datacenters, which there need not be.
-        if port == 8302 || is_open || (only_server && !is_server) {
+        if is_open || (only_server && !is_server) {
             continue;
         }
         let protocol = if udp { "TCP and UDP" } else { "TCP" };
@@ -239,7 +235,8 @@ fn check_consul(draft: &Draft, strict: Strict, problems: &mut Vec<Problem>) {
     }
 }
 
-fn check_program(draft: &Draft, key: &str, program: &Path, problems: &mut Vec<Problem>) {
+/// A program that is not there may be by the time it is needed.
+pub fn check_program(draft: &Draft, key: &str, program: &Path, problems: &mut Vec<Problem>) {
     if find_program(program).is_none() {
         let found = format!("{}, which is not there", program.display());
         let expected = "a program: a path, or a name in PATH";
@@ -247,7 +244,8 @@ fn check_program(draft: &Draft, key: &str, program: &Path, problems: &mut Vec<Pr
     }
 }
 
-fn check_account(
+/// A user, or a group, that has to exist by the time it is needed.
+pub fn check_account(
     draft: &Draft,
     key: &str,
     what: &str,
@@ -305,113 +303,5 @@ fn check_services(draft: &Draft, problems: &mut Vec<Problem>) {
             "a section [consul]",
         );
         problems.push(problem.warning());
-    }
-}
-
-fn check_children(draft: &Draft, strict: Strict, problems: &mut Vec<Problem>) {
-    if draft.children.len() > CHILDREN_MAX {
-        let found = format!("{} children", draft.children.len());
-        let expected = format!("at most {CHILDREN_MAX}");
-        problems.push(Problem::new(
-            draft.origin("children"),
-            "children",
-            found,
-            expected,
-        ));
-        return;
-    }
-    for (index, (path, child)) in draft.children.iter().enumerate() {
-        let name = child.name.as_str();
-        let earlier = draft.children[..index].iter().map(|(_, child)| child);
-        let key = format!("{path}.name");
-        if OWN_NAMES.contains(&name) {
-            let expected = "another name: this one is the sidecar's own";
-            let origin = draft.origin(&key);
-            problems.push(Problem::new(
-                origin,
-                key.as_str(),
-                format!("{name:?}"),
-                expected,
-            ));
-        }
-        if earlier.into_iter().any(|other| other.name == child.name) {
-            let found = format!("{name:?} again");
-            let origin = draft.origin(&key);
-            problems.push(Problem::new(origin, key.as_str(), found, "every name once"));
-        }
-        let command = format!("{path}.command");
-        check_program(draft, &command, Path::new(&child.command[0]), problems);
-        if let Some(user) = &child.user {
-            let key = format!("{path}.user");
-            check_account(draft, &key, "user", user, has_user, strict, problems);
-        }
-        if let Some(group) = &child.group {
-            let key = format!("{path}.group");
-            check_account(draft, &key, "group", group, has_group, strict, problems);
-        }
-        check_after(draft, path, child, problems);
-    }
-    check_circle(draft, problems);
-}
-
-fn check_after(
-    draft: &Draft,
-    path: &str,
-    child: &holdfast_sidecar::Child,
-    problems: &mut Vec<Problem>,
-) {
-    let key = format!("{path}.after");
-    let children = draft.children.iter().map(|(_, child)| child.name.as_str());
-    let known: Vec<&str> = children.chain(OWN_NAMES).collect();
-    for after in &child.after {
-        let problem = |expected: &str| {
-            let found = format!("{:?}", after.as_str());
-            Problem::new(draft.origin(&key), key.as_str(), found, expected)
-        };
-        if *after == child.name {
-            problems.push(problem("another child: this one cannot wait for itself"));
-        } else if after.as_str() == "consul" && draft.consul.is_none() {
-            problems.push(problem("a section [consul]: without it no agent is run"));
-        } else if !known.contains(&after.as_str()) {
-            let mut problem = problem("the name of a child, \"mesh\" or \"consul\"");
-            if let Some(meant) = closest(after.as_str(), known.iter().copied()) {
-                problem = problem.help(format!("did you mean {meant:?}?"));
-            }
-            problems.push(problem);
-        }
-    }
-}
-
-/// Children that wait for each other would wait for ever.
-fn check_circle(draft: &Draft, problems: &mut Vec<Problem>) {
-    let mut waiting: Vec<_> = draft.children.iter().collect();
-    loop {
-        let before = waiting.len();
-        let names: Vec<_> = waiting
-            .iter()
-            .map(|(_, child)| child.name.clone())
-            .collect();
-        waiting.retain(|(_, child)| {
-            let mut after = child.after.iter().filter(|after| **after != child.name);
-            after.any(|after| names.contains(after))
-        });
-        if waiting.len() == before {
-            break;
-        }
-    }
-    if let Some((path, _)) = waiting.first() {
-        let names: Vec<_> = waiting
-            .iter()
-            .map(|(_, child)| child.name.as_str())
-            .collect();
-        let key = format!("{path}.after");
-        let found = format!("a circle among {}", names.join(", "));
-        let expected = "children that do not wait for each other";
-        problems.push(Problem::new(
-            draft.origin(&key),
-            key.as_str(),
-            found,
-            expected,
-        ));
     }
 }

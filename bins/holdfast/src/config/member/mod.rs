@@ -1,6 +1,7 @@
 //! What makes a machine a member of a cluster, in types: the result of reading it.
 
 mod check;
+mod children;
 mod node;
 mod read;
 mod system;

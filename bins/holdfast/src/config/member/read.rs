@@ -8,43 +8,24 @@ use holdfast_bootstrap::identity::{COORDINATOR, Role};
 use holdfast_bootstrap::real::{TeeConfig, read_key_file};
 use holdfast_bootstrap::tee::AgentEndpoint;
 use holdfast_core::slots::Slot;
-use holdfast_core::supervise::{Name, Signal};
 use holdfast_core::types::PeerId;
 use holdfast_io::http::Tls;
 use holdfast_io::kv::consul as kv;
-use holdfast_sidecar::{Child, Consul, Ready, Service};
+use holdfast_sidecar::{Child, Consul, Service};
 use zeroize::Zeroizing;
 
 use super::check;
 use super::{Member, Strict};
 use crate::config::address::UrlError;
 use crate::config::files::read_secret_text;
-use crate::config::keys::{CHILD_FIELDS, SERVICE_FIELDS};
+use crate::config::keys::SERVICE_FIELDS;
 use crate::config::problem::{Problem, any_error};
-use crate::config::reader::{Entry, Reader, duration, integer, parsed, path_text, text};
+use crate::config::reader::{Reader, integer, parsed, path_text, text};
 use crate::config::source::{Origin, Value};
 use crate::config::tree::{Environment, Tree};
 
 /// Longest name of a cluster or datacenter (Consul takes no longer one).
 const WORD_LEN_MAX: usize = 64;
-/// Most restarts that a child may have within its window: more is no limit.
-const RESTARTS_MAX: i128 = 1_000;
-/// Most arguments, or variables, of one child.
-const ITEMS_MAX: usize = 256;
-/// What may end a child, by name (signal(7)).
-const SIGNALS: [(&str, i32); 9] = [
-    ("TERM", libc::SIGTERM),
-    ("INT", libc::SIGINT),
-    ("QUIT", libc::SIGQUIT),
-    ("HUP", libc::SIGHUP),
-    ("USR1", libc::SIGUSR1),
-    ("USR2", libc::SIGUSR2),
-    ("WINCH", libc::SIGWINCH),
-    ("ABRT", libc::SIGABRT),
-    ("KILL", libc::SIGKILL),
-];
-const DURATION_EXPECTED: &str = "a duration up to a day, such as \"500ms\", \"5s\" or \"2m\"";
-
 /// Everything that could be read, with the origins, for the checks that compare keys.
 pub struct Draft {
     /// The cluster's name.
@@ -336,86 +317,6 @@ impl Reader<'_> {
         }
         services
     }
-
-    fn children(&mut self) -> Vec<(String, Child)> {
-        let mut children = Vec::new();
-        for entry in self.tables("children", CHILD_FIELDS) {
-            let (name, command) = (self.child_name(&entry), self.child_command(&entry));
-            // A stand-in, so that what else is wrong with the entry is told at once.
-            let known = name.clone().zip(command.clone());
-            let stand_in = || Some(("child".parse().ok()?, Vec::new()));
-            let Some((name, command)) = known.clone().or_else(stand_in) else {
-                continue;
-            };
-            let child = self.child(&entry, Child::new(name, command));
-            if known.is_some() {
-                children.push((entry.path, child));
-            }
-        }
-        children
-    }
-
-    fn child_name(&mut self, entry: &Entry) -> Option<Name> {
-        let expected = "1 to 63 letters, digits, '-', '_' or '.', starting with a letter or digit";
-        self.required(entry, "name", expected, parsed)
-    }
-
-    fn child_command(&mut self, entry: &Entry) -> Option<Vec<String>> {
-        let expected = "a list of 1 to 256 strings: the program and its arguments";
-        self.required(entry, "command", expected, |value| {
-            strings(value).filter(|words| words.first().is_some_and(|word| !word.is_empty()))
-        })
-    }
-
-    fn child(&mut self, entry: &Entry, mut child: Child) -> Child {
-        let user = "the name of a user";
-        child.user = self.optional(entry, "user", user, text);
-        child.group = self.optional(entry, "group", "the name of a group", text);
-        let names = "a list of names";
-        if let Some(after) = self.optional(entry, "after", names, names_of) {
-            child.after = after;
-        }
-        let ready = "http://host:port/path, or tcp:host:port";
-        if let Some(ready) = self.optional(entry, "ready", ready, parsed::<Ready>) {
-            child.ready = ready;
-        }
-        let env = "a list of strings such as \"KEY=value\"";
-        if let Some(env) = self.optional(entry, "env", env, variables) {
-            child.env = env;
-        }
-        let dir = self.optional(entry, "dir", "a path", path_text);
-        child.dir = dir.map(|dir| self.base.join(dir));
-        if let Some(signal) = self.stop_signal(entry) {
-            child.stop_signal = signal;
-        }
-        let span = |value: &Value| duration(&text(value)?);
-        if let Some(limit) = self.optional(entry, "stop_deadline", DURATION_EXPECTED, span) {
-            child.stop_deadline = limit;
-        }
-        if let Some(window) = self.optional(entry, "window", DURATION_EXPECTED, span) {
-            child.window = window;
-        }
-        if let Some(most) = self.optional(entry, "max_restarts", "0 to 1000", |value| {
-            u32::try_from(integer(value, 0, RESTARTS_MAX)?).ok()
-        }) {
-            child.max_restarts = most;
-        }
-        if let Some(truth) = self.optional(entry, "one_shot", "true or false", truth) {
-            child.one_shot = truth;
-        }
-        child
-    }
-
-    fn stop_signal(&mut self, entry: &Entry) -> Option<Signal> {
-        let names: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
-        let expected = format!("one of {}", names.join(", "));
-        self.optional(entry, "stop_signal", &expected, |value| {
-            let text = text(value)?;
-            let bare = text.strip_prefix("SIG").unwrap_or(&text);
-            let found = SIGNALS.iter().find(|(name, _)| *name == bare);
-            found.map(|(_, number)| Signal(*number))
-        })
-    }
 }
 
 fn is_word(text: &str) -> bool {
@@ -423,39 +324,12 @@ fn is_word(text: &str) -> bool {
     (1..=WORD_LEN_MAX).contains(&text.len()) && text.bytes().all(inner)
 }
 
-fn truth(value: &Value) -> Option<bool> {
+/// True or false.
+pub fn truth(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(truth) => Some(*truth),
         _ => None,
     }
-}
-
-fn strings(value: &Value) -> Option<Vec<String>> {
-    match value {
-        Value::List(items) if items.len() <= ITEMS_MAX => {
-            let words = items.iter().map(|item| text(&item.value));
-            // The kernel takes no argument or variable with a zero byte.
-            words
-                .map(|word| word.filter(|word| !word.contains('\0')))
-                .collect()
-        }
-        _ => None,
-    }
-}
-
-fn names_of(value: &Value) -> Option<Vec<Name>> {
-    strings(value)?
-        .iter()
-        .map(|name| name.parse().ok())
-        .collect()
-}
-
-fn variables(value: &Value) -> Option<Vec<(String, String)>> {
-    let split = |text: &String| {
-        let (name, value) = text.split_once('=')?;
-        (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
-    };
-    strings(value)?.iter().map(split).collect()
 }
 
 /// The names of the peers, as far as they are names.
