@@ -1,0 +1,339 @@
+//! A member while it is one: everything runs, is reloaded, and ends in order.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_core::supervise::{self, Name, Signal};
+use holdfast_io::clock::Clock;
+use holdfast_io::real::{RealClock, RealNet, RealSpawn};
+use holdfast_io::spawn::{Spawn, Task};
+use tokio::sync::{mpsc, watch};
+
+use super::ownership::Claim;
+use super::{ASKS_MAX, MESH};
+use crate::admin::PageSender;
+use crate::children::{Children, Command, Supervised};
+use crate::consul_agent::{self, Place};
+use crate::error::Error;
+use crate::hosts::{self, Written};
+use crate::inside::Node;
+use crate::options::{Child, Consul, Member, Options, Peer, Reload, slots_of};
+use crate::processes::RealProcesses;
+use crate::registration::{self, Wanted};
+use crate::services::{self, Service, TAGS_MAX};
+use crate::signals::Ask;
+use crate::status::{ConsulStatus, Shared};
+
+/// How long children may take to end when the slot is lost: another instance may have it, and
+/// two machines with one name must not last.
+const LOST_GRACE: Duration = Duration::from_secs(10);
+
+/// A member, until it ends.
+pub(super) struct Running<B> {
+    options: Options<B>,
+    member: Member,
+    gossip_key: Option<zeroize::Zeroizing<String>>,
+    shared: Shared,
+    node: Node,
+    commands: mpsc::Sender<Command>,
+    wanted: watch::Sender<Wanted>,
+    children: Task,
+    ended: watch::Receiver<bool>,
+    _registration: Option<Task>,
+}
+
+enum Happened {
+    Ended,
+    Asked(Ask),
+    Lost(Error),
+    GraceOver,
+    Failed(Error),
+}
+
+impl<B> Running<B> {
+    pub(super) fn start(
+        mut options: Options<B>,
+        member: Member,
+        gossip_key: Option<zeroize::Zeroizing<String>>,
+        processes: RealProcesses,
+        shared: Shared,
+        page: PageSender,
+    ) -> Result<Running<B>, Error> {
+        write_hosts(
+            options.hosts_file.as_deref(),
+            &options.peers,
+            &options.services,
+            &shared,
+        );
+        let refuse = Box::new(|_: &Member| Err(Error::Failure("taken".to_owned())));
+        let make = std::mem::replace(&mut options.mesh, refuse);
+        let node = Node::new(make, member.clone(), page);
+        let list = all_children(
+            &options,
+            &member,
+            gossip_key.as_ref().map(|key| key.as_str()),
+            &node,
+            &options.children,
+        )?;
+        let world = (RealNet, RealClock, RealSpawn);
+        let children = Children::new(list, Rc::new(processes), world, shared.clone())
+            .map_err(|error| Error::Config(error.to_string()))?;
+        let (commands, told) = mpsc::channel(ASKS_MAX);
+        let (switch, ended) = watch::channel(false);
+        let children = RealSpawn.spawn("children", async move {
+            children.run(told).await;
+            // Without a receiver nobody waits.
+            let _ = switch.send(true);
+        });
+        let wanted = watch::Sender::new(Wanted::new(options.services.clone()));
+        let registration = options
+            .consul
+            .as_ref()
+            .map(|consul| spawn_registration(consul, &options.role, &member, &wanted, &shared));
+        Ok(Running {
+            options,
+            member,
+            gossip_key,
+            shared,
+            node,
+            commands,
+            wanted,
+            children,
+            ended,
+            _registration: registration,
+        })
+    }
+
+    /// Until everything has ended.
+    pub(super) async fn go_on(
+        mut self,
+        mut claim: Claim,
+        mut asked: mpsc::Receiver<Ask>,
+    ) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        let mut stopping = false;
+        let mut lost = false;
+        let mut hurry_at = None;
+        loop {
+            let happened = {
+                let grace_over = async {
+                    match hurry_at {
+                        Some(at) => RealClock.sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    _ = self.ended.wait_for(|ended| *ended) => Happened::Ended,
+                    Some(ask) = asked.recv() => Happened::Asked(ask),
+                    error = claim.lost(&self.shared), if !lost => Happened::Lost(error),
+                    () = grace_over => Happened::GraceOver,
+                    error = self.node.failed(), if !stopping => Happened::Failed(error),
+                }
+            };
+            match happened {
+                Happened::Ended => break,
+                Happened::Asked(Ask::Stop) if stopping => {
+                    tracing::warn!("asked again: children are killed");
+                    self.tell(Command::Hurry).await;
+                }
+                Happened::Asked(Ask::Stop) => {
+                    stopping = true;
+                    tracing::info!("ending: children first, then Consul, then the mesh");
+                    self.shut_down().await;
+                }
+                Happened::Asked(Ask::Reload) if stopping => {}
+                Happened::Asked(Ask::Reload) => self.reload().await,
+                Happened::Asked(Ask::Forward(signal)) => self.forward(signal).await,
+                Happened::Asked(Ask::Role { service, tags }) => self.role(service, tags),
+                Happened::Lost(error) => {
+                    tracing::error!(%error, "ending, as another may have the slot");
+                    hurry_at = Some(RealClock.now().mono + LOST_GRACE);
+                    (outcome, stopping, lost) = (Err(error), true, true);
+                    self.shut_down().await;
+                }
+                Happened::GraceOver => {
+                    hurry_at = None;
+                    self.tell(Command::Hurry).await;
+                }
+                Happened::Failed(error) => {
+                    tracing::error!(%error, "ending, as the mesh cannot run");
+                    (outcome, stopping) = (Err(error), true);
+                    self.shut_down().await;
+                }
+            }
+        }
+        drop(self.children);
+        tracing::info!("everything has ended");
+        outcome
+    }
+
+    async fn shut_down(&self) {
+        self.shared
+            .update(|status| status.phase = "stopping".to_owned());
+        self.tell(Command::Shutdown).await;
+    }
+
+    async fn tell(&self, command: Command) {
+        // Without a receiver everything has ended.
+        let _ = self.commands.send(command).await;
+    }
+
+    async fn forward(&self, signal: Signal) {
+        let consul: Name = consul_agent::NAME.parse().expect("letters are a name");
+        let except = vec![consul];
+        self.tell(Command::Forward { signal, except }).await;
+    }
+
+    /// What the instance of a service is from now on.
+    fn role(&self, service: String, mut tags: Vec<String>) {
+        tags.truncate(TAGS_MAX);
+        self.wanted.send_if_modified(|wanted| {
+            let before = wanted.roles.insert(service, tags.clone());
+            before != Some(tags)
+        });
+    }
+
+    async fn reload(&mut self) {
+        let reload = match (self.options.reload)(&self.member) {
+            Ok(reload) => reload,
+            Err(error) => {
+                tracing::error!("nothing was reloaded: {error}");
+                return;
+            }
+        };
+        if let Err(error) = self.take(reload).await {
+            tracing::error!("nothing was reloaded: {error}");
+        }
+    }
+
+    /// Check everything before anything is changed.
+    async fn take(&mut self, reload: Reload) -> Result<(), Error> {
+        let Reload {
+            peers,
+            services,
+            children,
+            mesh,
+        } = reload;
+        services::check(&services).map_err(|error| Error::Config(error.to_string()))?;
+        slots_of(&self.options.role, &peers)?;
+        let own = peers.iter().find(|peer| peer.id == self.member.id);
+        if own.map(|peer| peer.vip) != Some(self.member.vip) {
+            return Err(Error::Config(format!(
+                "{} with {} is this machine, and is not in the new peer list",
+                self.member.id, self.member.vip
+            )));
+        }
+        let before = std::mem::replace(&mut self.options.peers, peers);
+        let key = self.gossip_key.as_ref().map(|key| key.as_str());
+        let list = all_children(&self.options, &self.member, key, &self.node, &children);
+        let list = match list {
+            Ok(list) => list,
+            Err(error) => {
+                self.options.peers = before;
+                return Err(error);
+            }
+        };
+        let machine: Vec<_> = list.iter().map(|one| one.child.clone()).collect();
+        if let Err(error) = supervise::check(&machine, &[]) {
+            self.options.peers = before;
+            return Err(Error::Config(error.to_string()));
+        }
+        self.options.services = services;
+        self.options.children = children;
+        self.wanted
+            .send_modify(|wanted| wanted.services.clone_from(&self.options.services));
+        write_hosts(
+            self.options.hosts_file.as_deref(),
+            &self.options.peers,
+            &self.options.services,
+            &self.shared,
+        );
+        if let Some(mesh) = mesh {
+            self.node.reload(mesh);
+        }
+        self.tell(Command::Reload(list)).await;
+        tracing::info!("reloaded");
+        Ok(())
+    }
+}
+
+/// The mesh, the Consul agent, and the children, which come after the mesh whether they say so or
+/// not.
+fn all_children<B>(
+    options: &Options<B>,
+    member: &Member,
+    gossip_key: Option<&str>,
+    node: &Node,
+    children: &[Child],
+) -> Result<Vec<Supervised>, Error> {
+    let mesh: Name = MESH.parse().expect("letters are a name");
+    let mut all = vec![node.supervised()];
+    if let Some(consul) = &options.consul {
+        let place = Place {
+            cluster: &options.cluster,
+            state_dir: &options.state_dir,
+            run_dir: &options.run_dir,
+        };
+        let (peers, role) = (&options.peers, &options.role);
+        let child = consul_agent::child(consul, member, peers, role, gossip_key, &place)?;
+        all.push(Supervised::from(&child));
+    }
+    for child in children {
+        let mut supervised = Supervised::from(child);
+        if !supervised.child.after.contains(&mesh) {
+            supervised.child.after.push(mesh.clone());
+        }
+        all.push(supervised);
+    }
+    Ok(all)
+}
+
+fn write_hosts(path: Option<&Path>, peers: &[Peer], services: &[Service], shared: &Shared) {
+    let Some(path) = path else {
+        shared.update(|status| status.hosts = "off".to_owned());
+        return;
+    };
+    let mut names: Vec<(IpAddr, String)> = Vec::new();
+    names.extend(
+        peers
+            .iter()
+            .map(|peer| (peer.vip.addr(), peer.id.to_string())),
+    );
+    let with_vip = |service: &Service| Some((IpAddr::V4(service.vip?), service.name.clone()));
+    names.extend(services.iter().filter_map(with_vip));
+    let said = match hosts::write(path, &names) {
+        Ok(Written::Unchanged | Written::Replaced) => "written".to_owned(),
+        Ok(Written::InPlace) => "written in place".to_owned(),
+        // Names are a convenience: everything works by address.
+        Err(error) => {
+            tracing::warn!(%error, "the hosts file cannot be written");
+            error.to_string()
+        }
+    };
+    shared.update(|status| status.hosts = said);
+}
+
+fn spawn_registration(
+    consul: &Consul,
+    role: &str,
+    member: &Member,
+    wanted: &watch::Sender<Wanted>,
+    shared: &Shared,
+) -> Task {
+    let server = consul_agent::is_server(consul, role);
+    shared.update(|status| {
+        status.consul = Some(ConsulStatus {
+            server,
+            ..ConsulStatus::default()
+        });
+    });
+    let (member, wanted, shared) = (member.clone(), wanted.subscribe(), shared.clone());
+    let token = consul.token.clone();
+    RealSpawn.spawn("registration", async move {
+        let world = (RealNet, RealClock, RealSpawn);
+        registration::keep(world, token, member, wanted, shared).await;
+    })
+}
