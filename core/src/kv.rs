@@ -132,7 +132,7 @@ pub enum Request {
         /// Whose.
         session: SessionId,
     },
-    /// Delete an entry. Deleting none succeeds, unless a condition was given.
+    /// Delete an entry. Deleting none succeeds, whatever the condition.
     /// Answer: [`Response::Done`].
     Delete {
         /// Its key.

@@ -106,6 +106,10 @@ pub fn config(
     });
     if server {
         config["bootstrap_expect"] = coordinators.len().into();
+        // The coordinators are a fixed list. One that is killed stays a voter, and is one at once
+        // when it comes back; removed and added again it would vote after 10 s at the earliest, and
+        // the loss of another one meanwhile would be the loss of the quorum.
+        config["autopilot"] = json!({ "cleanup_dead_servers": false });
     }
     config
 }

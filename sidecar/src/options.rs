@@ -97,6 +97,11 @@ impl Default for SlotOptions {
     }
 }
 
+/// How patient Consul's elections are, unless configured. A follower calls one after 2 to 4 s
+/// without its leader: a path of the mesh that dies is replaced within 2 s and elects nobody
+/// (`docs/decisions.md`).
+pub const RAFT_MULTIPLIER: u8 = 2;
+
 /// The Consul agent of this machine.
 #[derive(Clone, Debug)]
 pub struct Consul {
@@ -119,7 +124,7 @@ impl Default for Consul {
         Consul {
             program: PathBuf::from("consul"),
             datacenter: "dc1".to_owned(),
-            raft_multiplier: 5,
+            raft_multiplier: RAFT_MULTIPLIER,
             user: None,
             server_role: "coordinator".to_owned(),
             token: None,

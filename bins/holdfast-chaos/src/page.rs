@@ -1,6 +1,6 @@
 //! A run as a page, and as the first line of its trace.
 
-use holdfast_chaos::{Run, Scenario, replay_line};
+use holdfast_chaos::{Run, Scenario};
 use holdfast_plan::{Side, What};
 use holdfast_timeline::{Gap, Operation, Page};
 
@@ -40,7 +40,7 @@ pub fn of(scenario: &Scenario, run: &Run, commit: &str) -> Page {
             scenario.digest(),
             scenario.description(),
         ),
-        replay: Some(replay_line(scenario, run.world, run.seed, commit)),
+        replay: Some(run.replay_line(scenario, commit)),
         nodes: plan
             .topology
             .nodes

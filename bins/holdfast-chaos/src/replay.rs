@@ -1,6 +1,6 @@
 //! `replay`: one seed, told in full.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
@@ -9,12 +9,13 @@ use holdfast_plan::{TraceMode, WorldKind};
 
 use crate::cli::ReplayArgs;
 use crate::output::{Tone, length, print, toned};
-use crate::{find, load, page, rows, run, story, world_of};
+use crate::{BadInput, find, load, page, rows, run, story, world_of};
 
 /// Play it, tell it, write what was asked for.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let name = args.scenario.as_deref().expect("one of two is required");
     let seed = args.seed.expect("required with a scenario");
+    refuse_one_file_for_both(args)?;
     let file = find::one(name)?;
     let scenario = load(&file)?;
     let world = world_of(&scenario, args.world)?;
@@ -34,12 +35,41 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     };
     let run = run_seed(&scenario, world, seed, mode, args.mutant);
     print(&story::of(&run))?;
-    write(args, &scenario, &run, &commit)?;
     print(&verdict(&scenario, &run, &commit))?;
-    Ok(match rows::gravest(&run) {
-        Some(class) => ExitCode::from(class.exit_code()),
-        None => ExitCode::SUCCESS,
-    })
+    let written = write(args, &scenario, &run, &commit);
+    match (rows::gravest(&run), written) {
+        // That the run failed says more than that a file cannot be written.
+        (Some(class), written) => {
+            if let Err(error) = written {
+                eprintln!("error: {error:#}");
+            }
+            Ok(ExitCode::from(class.exit_code()))
+        }
+        (None, written) => written.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The second would overwrite the first, under whatever name.
+fn refuse_one_file_for_both(args: &ReplayArgs) -> Result<(), BadInput> {
+    let (Some(trace), Some(html)) = (&args.trace, &args.html) else {
+        return Ok(());
+    };
+    let place = |file: &Path| {
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(folder.join(file.file_name()?))
+    };
+    // A file that is there already may be a link to the other.
+    let is_same = |place: &dyn Fn(&Path) -> Option<PathBuf>| {
+        place(trace).is_some_and(|place_of_trace| Some(place_of_trace) == place(html))
+    };
+    if trace == html || is_same(&place) || is_same(&|file| file.canonicalize().ok()) {
+        let name = html.display();
+        return Err(BadInput(format!(
+            "--trace and --html are one file, {name}: expected two"
+        )));
+    }
+    Ok(())
 }
 
 fn warn_of_changes(args: &ReplayArgs, scenario: &Scenario, commit: &str) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_chaos::coverage::Coverage;
-use holdfast_chaos::{FailureClass, Run, Scenario, replay_line};
+use holdfast_chaos::{FailureClass, Run, Scenario};
 use holdfast_plan::WorldKind;
 use serde::{Deserialize, Serialize};
 
@@ -152,7 +152,7 @@ pub fn failure(scenario: &Scenario, run: &Run, commit: &str) -> Option<Failure> 
         node: first.node.map(name),
         detail: first.detail.clone(),
         violations: run.verdict.violations.len(),
-        replay: replay_line(scenario, run.world, run.seed, commit),
+        replay: run.replay_line(scenario, commit),
     })
 }
 

@@ -226,6 +226,49 @@ fn a_replay_writes_a_page_that_its_trace_makes_too() {
 }
 
 #[test]
+fn trace_and_page_are_two_files() {
+    let folder = meet();
+    for html in ["t.out", "./t.out"] {
+        let ran = folder.run(&[
+            "replay", "meet", "--seed", "3", "--trace", "t.out", "--html", html,
+        ]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains("are one file"), "{}", ran.err);
+        assert!(!folder.0.join("t.out").exists());
+    }
+}
+
+#[test]
+fn a_trace_that_cannot_be_written_hides_no_verdict() {
+    let args = [
+        "replay",
+        "meet",
+        "--seed",
+        "1",
+        "--trace",
+        "nowhere/t.jsonl",
+    ];
+    let ran = impossible().run(&args);
+    assert_eq!(ran.code, 11, "{ran:?}");
+    assert!(ran.out.contains("liveness: workload"), "{}", ran.out);
+    assert!(
+        ran.err.contains("cannot write nowhere/t.jsonl"),
+        "{}",
+        ran.err
+    );
+    let ran = meet().run(&args);
+    assert_eq!(ran.code, 13, "{ran:?}");
+    assert!(ran.out.contains("held"), "{}", ran.out);
+}
+
+#[test]
+fn the_line_that_plays_a_failure_again_names_the_planted_mistake() {
+    let ran = impossible().run(&["run", "meet", "--seed", "1", "--mutant", "early-finish"]);
+    assert_eq!(ran.code, 11, "{ran:?}");
+    assert!(ran.out.contains(" --mutant early-finish\n"), "{}", ran.out);
+}
+
+#[test]
 fn a_recording_that_is_none_is_told_by_its_line() {
     let folder = Folder::new().write("dump.jsonl", "\n{}\n");
     let ran = folder.run(&["replay", "--recorded", "dump.jsonl"]);

@@ -1,10 +1,13 @@
 //! `holdfast mesh`: a plain node.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use holdfast_io::dump::DumpTrigger;
-use holdfast_io::mesh::run_mesh;
+use holdfast_io::mesh::{MeshHooks, MeshReload, run_mesh_within};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::cli::ConfigFile;
 use crate::config_command::{chosen_file, load};
@@ -13,7 +16,8 @@ use crate::{logging, node, signals};
 
 /// Run it until a signal.
 pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
-    let settings = match load(chosen_file(args.config).as_deref()) {
+    let file = chosen_file(args.config);
+    let settings = match load(file.as_deref()) {
         Ok(settings) => settings,
         Err(code) => return Ok(code),
     };
@@ -37,8 +41,40 @@ pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
             () = stop.wait() => return Ok(ExitCode::SUCCESS),
         };
         let options = node::options(&settings, &servers, trigger)?;
-        run_mesh(options, RealNet, RealClock, RealSpawn, stop).await?;
+        let (sender, reloads) = mpsc::channel(1);
+        let hooks = MeshHooks {
+            reloads: Some(reloads),
+            ..MeshHooks::default()
+        };
+        let running = run_mesh_within(options, hooks, RealNet, RealClock, RealSpawn, stop);
+        tokio::select! {
+            ended = running => ended?,
+            error = reload_on_hangup(file.as_deref(), &servers, sender) => return Err(error),
+        }
         tracing::info!("ended");
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// SIGHUP reads the configuration again. Ends with an error only.
+async fn reload_on_hangup(
+    file: Option<&Path>,
+    servers: &Servers,
+    reloads: mpsc::Sender<MeshReload>,
+) -> anyhow::Error {
+    let mut asked = match signal(SignalKind::hangup()) {
+        Ok(asked) => asked,
+        Err(error) => return error.into(),
+    };
+    loop {
+        asked.recv().await;
+        // What is wrong with it is told on standard error, with lines of the file.
+        let reload = load(file).map(|settings| node::reload(&settings, servers));
+        match reload {
+            // Without a receiver the node is ending.
+            Ok(Ok(reload)) => drop(reloads.send(reload).await),
+            Ok(Err(error)) => tracing::error!("nothing was reloaded: {error:#}"),
+            Err(_) => tracing::error!("nothing was reloaded: the configuration has problems"),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The node of a mesh, plain or a member's: what it is told besides its settings.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 
@@ -9,12 +10,12 @@ use holdfast_core::config::PathPolicy;
 use holdfast_core::mesh::Input;
 use holdfast_io::dump::{DumpReason, DumpSink, DumpTrigger};
 use holdfast_io::http::Endpoint;
-use holdfast_io::mesh::MeshOptions;
+use holdfast_io::mesh::{MeshOptions, MeshReload};
 use holdfast_io::real::{DumpDir, loopback_up, os_seed, raise_file_limit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Settings;
 use crate::config::settings::{TurnSetting, turn_servers};
+use crate::config::{HostPort, Settings};
 use crate::resolve::{Addresses, Names};
 
 /// What the system should allow. A node goes on without, and says so.
@@ -36,16 +37,11 @@ pub fn options(
     servers: &Servers,
     trigger: DumpTrigger,
 ) -> anyhow::Result<MeshOptions> {
-    let brokers = settings
-        .brokers
-        .iter()
-        .map(|url| url.to_string().parse::<Endpoint>())
-        .collect::<Result<Vec<_>, _>>()?;
     Ok(MeshOptions {
         config: settings.to_core(|server| servers.0.get(&server.to_string()).copied()),
         seed: os_seed().context("the operating system gives no entropy")?,
         listen: settings.listen,
-        brokers,
+        brokers: brokers(settings)?,
         forward: settings.forward.clone(),
         admin: Some(settings.admin),
         dumps: dump_sink(&settings.dump_dir).map(|sink| (trigger, sink)),
@@ -53,6 +49,31 @@ pub fn options(
         late_servers: servers.late(settings),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+/// What a node that runs is told when its configuration was read again. Names of servers that it
+/// has not met yet are looked up at its next start; an address is one at once.
+pub fn reload(settings: &Settings, servers: &Servers) -> anyhow::Result<MeshReload> {
+    let known = |server: &HostPort| {
+        let literal = server.host.parse().ok();
+        let literal = literal.map(|ip| SocketAddr::new(ip, server.port));
+        let known = servers.0.get(&server.to_string()).copied().or(literal);
+        if known.is_none() {
+            tracing::warn!(%server, "a new name: it is looked up at the next start");
+        }
+        known
+    };
+    Ok(MeshReload {
+        config: settings.to_core(known),
+        brokers: brokers(settings)?,
+        forward: settings.forward.clone(),
+    })
+}
+
+fn brokers(settings: &Settings) -> anyhow::Result<Vec<Endpoint>> {
+    let brokers = settings.brokers.iter();
+    let parsed = brokers.map(|url| url.to_string().parse::<Endpoint>());
+    Ok(parsed.collect::<Result<_, _>>()?)
 }
 
 fn dump_sink(folder: &Path) -> Option<Box<dyn DumpSink>> {

@@ -65,7 +65,7 @@ fn options(
         servers: servers.clone(),
         prepared: None,
     };
-    let again = file.clone();
+    let (again, known) = (file.clone(), servers.clone());
     Ok(Options {
         cluster: member.cluster.clone(),
         role: member.role.to_string(),
@@ -85,7 +85,7 @@ fn options(
             let (_, settings) = load_node(file.as_deref(), &who.id).map_err(Error::Config)?;
             mesh_options(&settings, &servers.borrow(), trigger.clone())
         }),
-        reload: Box::new(move |who| reload(again.as_deref(), who)),
+        reload: Box::new(move |who| reload(again.as_deref(), who, &known.borrow())),
     })
 }
 
@@ -124,13 +124,15 @@ fn load_node(file: Option<&Path>, id: &PeerId) -> Result<(Member, Settings), Str
     }
 }
 
-fn reload(file: Option<&Path>, who: &Who) -> Result<Reload, String> {
-    let (member, _) = load_node(file, &who.id)?;
+fn reload(file: Option<&Path>, who: &Who, servers: &Option<Servers>) -> Result<Reload, String> {
+    let (member, settings) = load_node(file, &who.id)?;
+    let servers = servers.as_ref().ok_or("the node has not started yet")?;
+    let mesh = node::reload(&settings, servers).map_err(|error| format!("{error:#}"))?;
     Ok(Reload {
         peers: member.peers,
         services: member.services,
         children: member.children,
-        mesh: Vec::new(),
+        mesh: Some(mesh),
     })
 }
 

@@ -2,13 +2,15 @@
 
 use std::rc::Rc;
 
-use holdfast_core::mesh::Input;
+use holdfast_core::config::{AllowRule, Config};
+use holdfast_core::mesh::Reloaded;
 use tokio::sync::{mpsc, watch};
 
 use super::Context;
 use super::admin::Admin;
+use super::forwards::Forwards;
 use crate::clock::Clock;
-use crate::http::{Request, Response};
+use crate::http::{Endpoint, Request, Response};
 use crate::net::Net;
 use crate::spawn::{Spawn, Task};
 
@@ -21,8 +23,19 @@ pub struct MeshHooks {
     /// Told the admin page when the node runs, and `None` when it has ended: for a process that
     /// serves more than the node on one address, before it has a node.
     pub page: Option<watch::Sender<Option<Page>>>,
-    /// What the machine is told from outside, such as other peers after a reload.
-    pub inputs: Option<mpsc::Receiver<Input>>,
+    /// Other configurations, as they come.
+    pub reloads: Option<mpsc::Receiver<MeshReload>>,
+}
+
+/// Another configuration for a node that runs: peers, keys, allowlist, forwards, STUN and TURN
+/// servers. What did not change is not touched.
+pub struct MeshReload {
+    /// The machine's. Its `udp_port` is set to the one that is bound.
+    pub config: Config,
+    /// The brokers; other ones need a restart.
+    pub brokers: Vec<Endpoint>,
+    /// Ports of all peers that local applications can reach.
+    pub forward: Vec<AllowRule>,
 }
 
 /// An admin page that was handed out: taken back when dropped.
@@ -44,15 +57,44 @@ impl Drop for Shown {
     }
 }
 
-/// Hand inputs to the machine as they come.
-pub(super) fn spawn_inputs<N: Net, C: Clock, S: Spawn>(
+/// Go on with other configurations as they come. One that is refused changes nothing.
+pub(super) fn spawn_reloads<N: Net, C: Clock, S: Spawn>(
     cx: &Context<N, C, S>,
-    mut inputs: mpsc::Receiver<Input>,
+    forwards: Rc<Forwards<N, C, S>>,
+    (brokers, udp_port): (Vec<Endpoint>, u16),
+    mut reloads: mpsc::Receiver<MeshReload>,
 ) -> Task {
-    let node = cx.node.clone();
-    cx.spawn.spawn("mesh inputs", async move {
-        while let Some(input) = inputs.recv().await {
-            node.handle(input);
+    let own = cx.clone();
+    cx.spawn.spawn("mesh reload", async move {
+        while let Some(mut reload) = reloads.recv().await {
+            if reload.brokers != brokers {
+                tracing::warn!("the brokers are others: restart the process to change them");
+            }
+            reload.config.udp_port = udp_port;
+            match own.node.with(|now, mesh| mesh.reload(now, reload.config)) {
+                Ok(reloaded) => take(&own, &forwards, reload.forward, &reloaded),
+                Err(error) => tracing::error!("the mesh goes on as it was: {error}"),
+            }
         }
     })
+}
+
+fn take<N: Net, C: Clock, S: Spawn>(
+    cx: &Context<N, C, S>,
+    forwards: &Forwards<N, C, S>,
+    rules: Vec<AllowRule>,
+    reloaded: &Reloaded,
+) {
+    for (link, peer, vip) in &reloaded.removed {
+        tracing::info!(%peer, %vip, "no longer a peer");
+        cx.links.borrow_mut().remove(link);
+        forwards.close(*link, *vip);
+    }
+    forwards.set_rules(rules);
+    for (link, peer, vip) in &reloaded.added {
+        tracing::info!(%peer, %vip, "a new peer");
+        cx.links.borrow_mut().insert(*link, *vip);
+        forwards.open(*link, *vip);
+    }
+    tracing::info!(kept = reloaded.kept, "the mesh was reloaded");
 }

@@ -5,6 +5,7 @@
 
 mod admin;
 mod driver;
+mod forwards;
 mod hooks;
 mod node;
 mod pump;
@@ -13,6 +14,8 @@ mod tcp;
 mod turn;
 mod udp;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,11 +29,12 @@ use holdfast_core::entropy::Seed;
 use holdfast_core::mesh::{Input, Mesh};
 use holdfast_core::types::{LinkId, Vip};
 
-pub use hooks::{MeshHooks, Page};
+pub use hooks::{MeshHooks, MeshReload, Page};
 pub use status::{Clash, NodeStatus, Protocol};
 
 use self::admin::Admin;
 use self::driver::Driver;
+use self::forwards::Forwards;
 use self::node::Node;
 use crate::clock::{Clock, Sleep, timeout};
 use crate::dump::{DumpSink, DumpTrigger, serve_dumps};
@@ -118,7 +122,8 @@ struct Context<N, C, S> {
     net: N,
     clock: C,
     spawn: S,
-    links: Rc<[(LinkId, Vip)]>,
+    /// The links that there are, by a reload others.
+    links: Rc<RefCell<BTreeMap<LinkId, Vip>>>,
 }
 
 impl<N: Clone, C: Clone, S: Clone> Clone for Context<N, C, S> {
@@ -135,8 +140,7 @@ impl<N: Clone, C: Clone, S: Clone> Clone for Context<N, C, S> {
 
 impl<N, C, S> Context<N, C, S> {
     fn vip_of(&self, link: LinkId) -> Option<IpAddr> {
-        let found = self.links.iter().find(|(id, _)| *id == link);
-        found.map(|(_, vip)| vip.addr())
+        self.links.borrow().get(&link).map(|vip| vip.addr())
     }
 }
 
@@ -182,7 +186,7 @@ struct Running<N: Net, C: Clock, S: Spawn> {
     driver: Driver<N, C, S>,
     drain: Duration,
     /// End with the stop: nothing new is accepted.
-    listeners: Vec<Task>,
+    forwards: Rc<Forwards<N, C, S>>,
     /// Go on until the end.
     _services: Vec<Task>,
     /// Until when the larger process has the admin page.
@@ -202,6 +206,7 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
         let mesh = Mesh::new(options.config, options.seed.fork("mesh"), clock.now());
         let node = Node::new(mesh.map_err(MeshError::Config)?, clock.clone());
         let links = node.view(|_, mesh| mesh.links().map(|(id, _, vip)| (id, vip)).collect());
+        let links = Rc::new(RefCell::new(links));
         let cx = Context {
             node: node.clone(),
             net,
@@ -235,13 +240,15 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
         if let Some(addr) = options.admin {
             services.push(spawn_admin(&cx, addr, admin.clone()).await?);
         }
-        if let Some(inputs) = hooks.inputs {
-            services.push(hooks::spawn_inputs(&cx, inputs));
+        let forwards = Forwards::new(cx.clone(), driver.udp.clone(), options.forward);
+        if let Some(reloads) = hooks.reloads {
+            let known = (options.brokers, udp_addr.port());
+            services.push(hooks::spawn_reloads(&cx, forwards.clone(), known, reloads));
         }
         let shown = hooks.page.map(|page| hooks::Shown::new(page, admin));
         services.extend(options.dumps.map(|dumps| spawn_dumps(&cx, dumps)));
         Ok(Running {
-            listeners: open_forwards(&cx, &driver, &options.forward),
+            forwards,
             driver,
             drain: options.drain,
             _services: services,
@@ -262,7 +269,7 @@ impl<N: Net, C: Clock, S: Spawn> Running<N, C, S> {
             return Err(MeshError::Socket(error));
         }
         tracing::info!("stopping: saying goodbye to all peers");
-        self.listeners.clear();
+        self.forwards.stop_listening();
         self.driver.cx.node.handle(Input::Goodbye);
         match timeout(&clock, self.drain, self.drained()).await {
             Ok(Some(error)) => Err(MeshError::Socket(error)),
@@ -304,24 +311,6 @@ impl<N: Net, C: Clock, S: Spawn> Drop for Running<N, C, S> {
         self.driver.udp.clear();
         self.driver.turn.clear();
     }
-}
-
-fn open_forwards<N: Net, C: Clock, S: Spawn>(
-    cx: &Context<N, C, S>,
-    driver: &Driver<N, C, S>,
-    rules: &[AllowRule],
-) -> Vec<Task> {
-    let mut listeners = Vec::new();
-    for (link, vip) in cx.links.iter() {
-        for rule in rules {
-            let addr = SocketAddr::new(vip.addr(), rule.port);
-            listeners.push(tcp::spawn_listener(cx, *link, addr));
-            if rule.udp {
-                driver.udp.open_fixed(cx, *link, addr);
-            }
-        }
-    }
-    listeners
 }
 
 /// Tell the machine of servers once they are known.

@@ -222,6 +222,11 @@ impl<C: Clock> Node<C> {
         }
     }
 
+    /// Nobody wants that address any more.
+    pub(super) fn forget_clash(&self, addr: SocketAddr, protocol: Protocol) {
+        self.clashes.borrow_mut().remove(&(addr, protocol));
+    }
+
     pub(super) fn clashes(&self) -> Vec<Clash> {
         let clashes = self.clashes.borrow();
         let entries = clashes.iter().map(|((addr, protocol), error)| Clash {

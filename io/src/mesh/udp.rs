@@ -97,7 +97,39 @@ impl<N: Net> UdpForwards<N> {
         }
     }
 
-    /// Hold a socket for a forwarded port for ever.
+    /// Close all sockets of a link that is gone.
+    pub(super) fn close_link(&self, link: LinkId) {
+        let sockets = self.sockets.borrow();
+        let of_link = sockets.range((link, 0)..=(link, u16::MAX));
+        let ports: Vec<u16> = of_link.map(|((_, port), _)| *port).collect();
+        drop(sockets);
+        ports.into_iter().for_each(|port| self.close(link, port));
+    }
+
+    /// Close the socket of a port that is no longer forwarded.
+    pub(super) fn close_fixed(&self, link: LinkId, port: u16) {
+        let is_fixed = |forward: &Rc<Forward<N>>| forward.fixed;
+        if self
+            .sockets
+            .borrow()
+            .get(&(link, port))
+            .is_some_and(is_fixed)
+        {
+            self.close(link, port);
+        }
+    }
+
+    fn close(&self, link: LinkId, port: u16) {
+        let Some(closed) = self.sockets.borrow_mut().remove(&(link, port)) else {
+            return;
+        };
+        drop(closed.task.take());
+        if !closed.fixed {
+            self.on_demand.set(self.on_demand.get().saturating_sub(1));
+        }
+    }
+
+    /// Hold a socket for a forwarded port until it is closed.
     pub(super) fn open_fixed<C: Clock, S: Spawn>(
         self: &Rc<Self>,
         cx: &Context<N, C, S>,

@@ -246,3 +246,50 @@ fn a_stream_survives_a_nat_that_forgets_its_mappings() {
     assert!(stall < STALL_BOUND, "{stall:?}");
     assert_eq!(world.link(1, 2)["sessions"], 1, "the session goes on");
 }
+
+#[test]
+fn sighup_adds_and_removes_peers_and_leaves_other_links_and_their_streams_alone() {
+    let world = World::new(3, |lab| {
+        (1..=3).fold(lab, |lab, n| {
+            let router = format!("r{n}");
+            lab.router(&router, Nat::default())
+                .node(&format!("node-{n}"), Place::Behind(&router))
+        })
+    });
+    let Some(mut world) = world else { return };
+    let _services = [2, 3].map(|node| Echo::patient(&world, node, PORTS[0]));
+    world.configure_peers(1, &[1, 2]);
+    world.start_again(1);
+    world.start(2);
+    world.start(3);
+    world.wait_up(1, 2);
+    let mut stream = world.connect(1, 2, PORTS[0]).unwrap();
+    assert_eq!(world.link(1, 3), Value::Null, "a stranger has no link");
+
+    world.configure_peers(1, &[1, 2, 3]);
+    world.process(1).signal(libc::SIGHUP).unwrap();
+    world.wait_up(1, 3);
+    ask_until(&world, 1, 3, PORTS[0], LINK_BOUND);
+    echo(&mut stream).unwrap();
+    assert_eq!(world.link(1, 2)["sessions"], 1, "the other link goes on");
+
+    let mut stays = world.connect(1, 3, PORTS[0]).unwrap();
+    world.configure_peers(1, &[1, 3]);
+    world.process(1).signal(libc::SIGHUP).unwrap();
+    let gone = || world.link(1, 2) == Value::Null;
+    wait_for("the link is gone", BOUND, gone).unwrap();
+    assert!(echo(&mut stream).is_err(), "the peer is no longer one");
+    let refused = world.connect(1, 2, PORTS[0]).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    echo(&mut stays).unwrap();
+    assert_eq!(world.link(1, 3)["sessions"], 1);
+}
+
+/// A few bytes there and back.
+fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    let mut back = [0; 4];
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"ping");
+    Ok(())
+}

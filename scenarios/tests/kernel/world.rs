@@ -98,6 +98,13 @@ impl World {
         self.start_again(node);
     }
 
+    /// Write a node's configuration with these peers only, itself among them.
+    pub fn configure_peers(&self, node: u8, peers: &[u8]) {
+        let mut config = self.config(node, &NodeOptions::default());
+        config.peers = peers.iter().map(|n| (name(*n), (*n).into())).collect();
+        self.configure(&name(node), &config).unwrap();
+    }
+
     /// Start a node with the configuration that it has.
     pub fn start_again(&mut self, node: u8) {
         self.stage.start(&name(node)).unwrap();

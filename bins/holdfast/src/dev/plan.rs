@@ -27,8 +27,6 @@ pub const TURN_SECRET: &str = "turn.secret";
 const ALLOW: [(u16, bool); 3] = [(8080, false), (5432, false), (9000, true)];
 /// What Consul's agents talk through.
 const CONSUL_ALLOW: [(u16, bool); 3] = [(8300, false), (8301, true), (8302, true)];
-/// Raft's patience on one machine that others use as well: Consul's own default.
-const RAFT_MULTIPLIER: u8 = 5;
 
 /// The KV of a cluster.
 #[derive(Clone, Debug)]
@@ -126,8 +124,7 @@ impl Plan {
             Kv::Embedded => return list(&[SERVER]),
             Kv::Consul(program) => program,
         };
-        let agent =
-            format!("\n[consul]\nprogram = {program:?}\nraft_multiplier = {RAFT_MULTIPLIER}\n");
+        let agent = format!("\n[consul]\nprogram = {program:?}\n");
         match self.is_coordinator(ordinal) {
             // Its own agent is the KV, and others reach it through the gateway.
             true => format!(

@@ -155,7 +155,7 @@ pub const MEMBER: &[Key] = &[
             Form::Integer,
             "Consul's raft_multiplier, 1 to 10: how patient its servers are with each other.",
         ),
-        "5",
+        "2",
     ),
     optional(with_example(
         key(
