@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use holdfast_chaos::Scenario;
+use holdfast_kernel_world::members;
 use holdfast_plan::WorldKind;
 
 /// The scenarios that the kernel world plays in every run of the tests: a path through two NATs,
@@ -61,13 +62,18 @@ fn commit() -> u64 {
     u64::from_str_radix(&commit_name(), 16).unwrap_or(0)
 }
 
-/// Why a world cannot be played in here at all. In CI nothing may be missing.
-pub fn cannot_play(world: WorldKind) -> Option<String> {
+/// Why a scenario cannot be played in a world in here at all. In CI nothing may be missing.
+pub fn cannot_play(scenario: &Scenario, world: WorldKind) -> Option<String> {
     if world != WorldKind::Kernel {
         return None;
     }
-    let why = holdfast_lab::preconditions().err()?;
+    let found = holdfast_lab::preconditions().map_err(|error| error.to_string());
+    let why = match scenario.plan(0, world).membership {
+        Some(_) => found.and_then(|()| members::consul().map(drop)),
+        None => found,
+    };
+    let why = why.err()?;
     let must_run = std::env::var_os("CI").is_some_and(|ci| ci == "true");
     assert!(!must_run, "CI must run this test: {why}");
-    Some(why.to_string())
+    Some(why)
 }

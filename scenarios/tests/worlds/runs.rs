@@ -56,7 +56,7 @@ pub fn trials(scenarios: &[Arc<Scenario>]) -> Vec<Trial> {
 }
 
 fn play(scenario: &Scenario, world: WorldKind) -> Result<(), Failed> {
-    if let Some(why) = library::cannot_play(world) {
+    if let Some(why) = library::cannot_play(scenario, world) {
         let _ = writeln!(std::io::stderr(), "SKIPPED, not tested: {why}");
         return Ok(());
     }

@@ -182,7 +182,8 @@ pub fn node_config(topology: &Topology, node: NodeIndex, traced: bool) -> NodeCo
     }
 }
 
-fn broker_urls(count: u8) -> Vec<String> {
+/// Where brokers are.
+pub fn broker_urls(count: u8) -> Vec<String> {
     let servers = SERVERS.iter().take(usize::from(count.clamp(1, 2)));
     servers
         .map(|server| format!("http://{server}:{BROKER_PORT}"))

@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
             Action::Crash(node) => self.crash(*node)?,
             Action::Pause(node) => self.signal(*node, libc::SIGSTOP),
             Action::Thaw(node) => self.signal(*node, libc::SIGCONT),
-            Action::Network(fault) => self.break_network(fault)?,
+            Action::Network(fault) => break_network(&mut self.stage, fault)?,
             Action::Broker { broker, up: true } => {
                 self.stage.start_broker(usize::from(*broker))?;
             }
@@ -195,37 +195,6 @@ impl<'a> Run<'a> {
             | Action::ClockStep { .. }
             | Action::BrokerLoss { .. }
             | Action::Attack { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn break_network(&mut self, fault: &NetworkFault) -> Result<(), StageError> {
-        match fault {
-            NetworkFault::Link { device, links } => {
-                let name = match device {
-                    Device::Node(node) => node_name(*node),
-                    Device::Nat(nat) => nat_name(*nat),
-                    // Refused before the run began.
-                    Device::Server(_) => return Ok(()),
-                };
-                let directions = [(Direction::Up, &links.up), (Direction::Down, &links.down)];
-                for (direction, config) in directions {
-                    let spec = link_spec(config)?;
-                    self.stage.lab.set_link(&name, direction, &spec)?;
-                }
-            }
-            NetworkFault::Flush(nat) => self.stage.lab.flush_nat(&nat_name(*nat))?,
-            NetworkFault::UdpBlocked { nat, on } => {
-                let name = nat_name(*nat);
-                let mut changed = self.stage.lab.nat(&name)?.clone();
-                changed.udp_blocked = *on;
-                self.stage.lab.set_nat(&name, changed)?;
-            }
-            // Refused before the run began.
-            NetworkFault::Cut { .. }
-            | NetworkFault::Mend { .. }
-            | NetworkFault::Renumber { .. }
-            | NetworkFault::Move { .. } => {}
         }
         Ok(())
     }
@@ -341,6 +310,41 @@ impl<'a> Run<'a> {
         }
         Ok(self.story.into_journal(ended_at, self.events))
     }
+}
+
+/// Breaks the network like that, or mends it.
+///
+/// # Errors
+/// What the lab says.
+pub fn break_network(stage: &mut Stage, fault: &NetworkFault) -> Result<(), StageError> {
+    match fault {
+        NetworkFault::Link { device, links } => {
+            let name = match device {
+                Device::Node(node) => node_name(*node),
+                Device::Nat(nat) => nat_name(*nat),
+                // Refused before the run began.
+                Device::Server(_) => return Ok(()),
+            };
+            let directions = [(Direction::Up, &links.up), (Direction::Down, &links.down)];
+            for (direction, config) in directions {
+                let spec = link_spec(config)?;
+                stage.lab.set_link(&name, direction, &spec)?;
+            }
+        }
+        NetworkFault::Flush(nat) => stage.lab.flush_nat(&nat_name(*nat))?,
+        NetworkFault::UdpBlocked { nat, on } => {
+            let name = nat_name(*nat);
+            let mut changed = stage.lab.nat(&name)?.clone();
+            changed.udp_blocked = *on;
+            stage.lab.set_nat(&name, changed)?;
+        }
+        // Refused before the run began.
+        NetworkFault::Cut { .. }
+        | NetworkFault::Mend { .. }
+        | NetworkFault::Renumber { .. }
+        | NetworkFault::Move { .. } => {}
+    }
+    Ok(())
 }
 
 /// The secrets, the configurations, and the servers.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_core::recorder::Record;
-use holdfast_plan::{Figures, Journal, NodeIndex, Plan, TraceMode, What};
+use holdfast_plan::{Figures, Journal, NodeIndex, Plan, SlotSeen, TraceMode, What};
 use serde::Deserialize;
 
 /// How many different reasons of deadlines are kept: far more than a machine has.
@@ -22,6 +22,7 @@ pub struct Story<'a> {
 enum Told {
     Seen(Option<NodeIndex>, What),
     Record(NodeIndex, Record),
+    Slot(Option<NodeIndex>, SlotSeen),
 }
 
 impl<'a> Story<'a> {
@@ -39,6 +40,19 @@ impl<'a> Story<'a> {
 
     pub fn note(&mut self, at: Duration, node: Option<NodeIndex>, what: What) {
         self.told.push((at, Told::Seen(node, what)));
+    }
+
+    /// Something of the claims of slots was observed.
+    pub fn note_slot(&mut self, at: Duration, node: Option<NodeIndex>, what: SlotSeen) {
+        self.told.push((at, Told::Slot(node, what)));
+    }
+
+    /// A node said something that only a trace shows.
+    pub fn say(&mut self, at: Duration, node: NodeIndex, what: String) {
+        if self.is_traced() {
+            let record = Record::Output { what };
+            self.told.push((at, Told::Record(node, record)));
+        }
     }
 
     /// What a node's flight recorder holds; it began at that time.
@@ -61,6 +75,9 @@ impl<'a> Story<'a> {
             match told {
                 Told::Seen(node, what) => {
                     journal.note(at, node.map(|node| (node, name(node))), what);
+                }
+                Told::Slot(node, what) => {
+                    journal.note_slot(at, node.map(|node| (node, name(node))), what);
                 }
                 Told::Record(node, record) => journal.trace.record(at, name(node), &record),
             }

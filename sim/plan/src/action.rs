@@ -91,7 +91,7 @@ pub enum Action {
 pub enum KvFault {
     /// Its leader is gone.
     Leader {
-        /// The next one serves after so long.
+        /// The next one serves after so long; in the kernel world, when there is one.
         after: Duration,
     },
     /// Nobody serves.
@@ -302,6 +302,8 @@ impl Action {
         use NetworkFault as N;
         match (world, self) {
             (WorldKind::Core, _) => None,
+            // Its leader is a process, which can be killed.
+            (WorldKind::Kernel, Action::Kv(KvFault::Leader { .. }) | Action::Wipe(_)) => None,
             (_, Action::Kv(_)) => Some("a KV that fails"),
             (_, Action::Wipe(_)) => Some("wipe"),
             (_, Action::Retire(_)) => Some("retire"),

@@ -175,7 +175,7 @@ impl Plan {
     pub fn obstacles(&self, world: WorldKind) -> BTreeSet<&'static str> {
         let mut found: BTreeSet<_> = self.topology.obstacle(world).into_iter().collect();
         found.extend(self.steps.iter().filter_map(|s| s.action.obstacle(world)));
-        if self.membership.is_some() && world != WorldKind::Core {
+        if self.membership.is_some() && world == WorldKind::Turmoil {
             found.insert("membership");
         }
         found
