@@ -294,6 +294,11 @@ fn happened_at(clock: Clock, written: Option<SystemTime>) -> Duration {
 }
 
 fn parse(text: &str) -> Option<(Option<SystemTime>, Said)> {
+    // What a sidecar says when it ends, as it has lost its slot: the loss itself is told, and judged
+    // by those who expect one or not.
+    if text.contains("the slot ") && text.contains(" was lost: ") {
+        return None;
+    }
     let Ok(line) = serde_json::from_str::<Line>(text) else {
         // What a panic prints is no JSON, nor what is wrong with a configuration.
         let is_error = text.contains("panicked at") || text.starts_with("error");
@@ -314,4 +319,43 @@ fn parse(text: &str) -> Option<(Option<SystemTime>, Said)> {
         _ => return None,
     };
     Some((written, said))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn said(text: &str) -> Option<Said> {
+        parse(text).map(|(_, said)| said)
+    }
+
+    fn line(level: &str, rest: &str) -> String {
+        format!(r#"{{"timestamp":"2026-01-02T03:04:05.000006Z","level":"{level}",{rest}}}"#)
+    }
+
+    #[test]
+    fn what_a_log_says_of_slots_is_understood() {
+        let owned = line("INFO", r#""message":"slot owned","slot":4,"rejoined":true"#);
+        let lost = line("ERROR", r#""message":"slot lost","slot":4,"why":"w""#);
+        let waits = r#""message":"no slot yet, or none renewed","obstacle":"o""#;
+        let waits = line("WARN", waits);
+        let (slot, rejoined) = (4, true);
+        assert_eq!(said(&owned), Some(Said::Owned { slot, rejoined }));
+        let why = "w".to_owned();
+        assert_eq!(said(&lost), Some(Said::Lost { slot, why }));
+        assert_eq!(said(&waits), Some(Said::Waiting("o".to_owned())));
+    }
+
+    #[test]
+    fn errors_and_panics_are_told_and_what_follows_from_a_loss_is_not() {
+        let error = line("ERROR", r#""message":"the mesh ended""#);
+        let panic = "thread 'main' panicked at src/main.rs:1:1:";
+        let end = "error: the slot 4 was lost: the lease is over";
+        assert_eq!(said(&error), Some(Said::Error(error.clone())));
+        assert_eq!(said(panic), Some(Said::Error(panic.to_owned())));
+        assert_eq!(said(end), None);
+        assert_eq!(said(&line("INFO", r#""message":"links up""#)), None);
+    }
 }
