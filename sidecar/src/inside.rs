@@ -8,12 +8,13 @@ use holdfast_core::supervise::{self, Signal};
 use holdfast_io::http::Stop;
 use holdfast_io::mesh::{MeshError, MeshHooks, MeshReload, run_mesh_within};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::PageSender;
 use crate::children::{Job, ReadyNow, Supervised};
 use crate::error::Error;
-use crate::options::{MakeMesh, Member};
+use crate::options::{MakeMesh, Member, MeshReloading};
 use crate::run::MESH;
 
 /// Reloads that may wait: each takes less than a millisecond.
@@ -71,11 +72,20 @@ impl Node {
 
     /// Another configuration for the mesh that runs, if one does: at its next start it reads its
     /// own.
-    pub(crate) fn reload(&self, reload: MeshReload) {
-        if let Some(reloads) = &*self.reloads.borrow()
-            && reloads.try_send(reload).is_err()
-        {
-            tracing::error!("the mesh was not told: reload again");
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    pub(crate) async fn reload(&self, (reload, taken): MeshReloading) -> Result<(), String> {
+        let reloads = self.reloads.borrow().clone();
+        match reloads.map(|reloads| reloads.try_send(reload)) {
+            Some(Err(TrySendError::Full(_))) => return Err("the mesh is busy".to_owned()),
+            Some(Err(TrySendError::Closed(_))) | None => return Ok(()),
+            Some(Ok(())) => {}
+        }
+        match taken.await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            // It has just ended.
+            Err(_) => Ok(()),
         }
     }
 

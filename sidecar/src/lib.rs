@@ -32,10 +32,10 @@ mod status;
 
 pub use error::Error;
 pub use options::{
-    Bootstrap, Child, Consul, MakeMesh, Member, Options, Peer, Prepared, ReadAgain, Ready,
-    ReadyError, Reload, SlotOptions, peer_id, slots_of,
+    Bootstrap, Child, Consul, MakeMesh, Member, MeshReloading, Options, Peer, Prepared, ReadAgain,
+    Ready, ReadyError, Reload, SlotOptions, peer_id, slots_of,
 };
-pub use run::{run, run_asked};
+pub use run::{lock, run, run_asked};
 pub use services::Service;
 pub use signals::Ask;
 pub use status::{

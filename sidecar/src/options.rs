@@ -12,12 +12,14 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
+use holdfast_core::mesh::ReloadError;
 use holdfast_core::slots::{LEASE, Slot};
 use holdfast_core::supervise::{Name, Signal};
 use holdfast_core::types::{PeerId, Vip};
 use holdfast_io::http::Endpoint;
 use holdfast_io::kv::Kv;
 use holdfast_io::mesh::{MeshOptions, MeshReload};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -260,6 +262,9 @@ impl fmt::Display for Ready {
     }
 }
 
+/// Another configuration for the mesh, and where it says whether it has taken it.
+pub type MeshReloading = (MeshReload, oneshot::Receiver<Result<(), ReloadError>>);
+
 /// What may change while the sidecar runs.
 #[derive(Default)]
 pub struct Reload {
@@ -270,7 +275,7 @@ pub struct Reload {
     /// All children.
     pub children: Vec<Child>,
     /// The mesh's: peers, keys and rules.
-    pub mesh: Option<MeshReload>,
+    pub mesh: Option<MeshReloading>,
 }
 
 /// Makes a node's options, once it is known who the machine is.

@@ -130,8 +130,8 @@ impl<N: Net, C: Clock, S: Spawn> Registrar<N, C, S> {
             }
         }
         for (id, found) in &listed {
-            let is_stale = definitions::is_ours(found, &self.member)
-                && !desired.iter().any(|one| one.service.id == *id);
+            let is_stale =
+                definitions::is_ours(found) && !desired.iter().any(|one| one.service.id == *id);
             if is_stale {
                 agent.deregister_service(id).await?;
                 self.done.maintenance.remove(id);

@@ -122,12 +122,17 @@ fn check<B>(options: &Options<B>) -> Result<Vec<Slot>, Error> {
     Ok(slots)
 }
 
-/// One sidecar for one state folder. Ends with the process.
-fn lock(state_dir: &Path) -> Result<File, Error> {
+/// One process that claims for one state folder: an instance runs once. Held as long as the file
+/// is open.
+///
+/// # Errors
+/// When another process has it, or the folder cannot be used.
+pub fn lock(state_dir: &Path) -> Result<File, Error> {
     let failed = |error| Error::Failure(format!("{}: {error}", state_dir.display()));
     if !state_dir.is_dir() {
         let mut folder = DirBuilder::new();
-        folder.recursive(true).mode(0o700);
+        // Others pass through it: children with users of their own have their data below.
+        folder.recursive(true).mode(0o755);
         folder.create(state_dir).map_err(failed)?;
     }
     let path = state_dir.join("sidecar.lock");
@@ -150,7 +155,11 @@ async fn stop(asked: &mut mpsc::Receiver<Ask>) {
     loop {
         match asked.recv().await {
             Some(Ask::Stop) | None => return,
-            Some(Ask::Reload | Ask::Forward(_) | Ask::Role { .. }) => {}
+            Some(Ask::Reload) => tracing::warn!(
+                "nothing was reloaded: there is no slot yet, and the claim goes on with the peers \
+                 that it began with; restart the process to change them"
+            ),
+            Some(Ask::Forward(_) | Ask::Role { .. }) => {}
         }
     }
 }

@@ -39,11 +39,26 @@ pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
 
 async fn bootstrap(member: &Member) -> anyhow::Result<ExitCode> {
     let options = bootstrap_options(member)?;
+    let _lock = match holdfast_sidecar::lock(&member.state_dir) {
+        Ok(lock) => lock,
+        // A claim of our own would take the slot from the one who has it.
+        Err(error) => return running_member(member).ok_or(error.into()),
+    };
     let prepared = prepare(member, &options).await?;
     let slot = claim(member, &prepared).await?;
     let done = holdfast_bootstrap::finish(&options, prepared, slot).map_err(explain)?;
     output::print(&format!("{} {}\n", done.peer_id, done.info.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The sidecar runs, and has done all this: what it has written.
+fn running_member(member: &Member) -> Option<ExitCode> {
+    let path = member.run_dir.join("info.json");
+    let text = std::fs::read_to_string(&path).ok()?;
+    let info: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let (role, ordinal) = (info["role"].as_str()?, info["ordinal"].as_u64()?);
+    output::print(&format!("{role}-{ordinal} {}\n", path.display())).ok()?;
+    Some(ExitCode::SUCCESS)
 }
 
 /// Claim a slot. It stays ours for its lease, and longer as soon as the sidecar renews it.

@@ -44,12 +44,14 @@ fn main() -> ExitCode {
         Command::Slots(args) => slots::run(args),
         Command::Status(args) => status::run(args),
     };
-    outcome.unwrap_or_else(|error| {
+    let code = outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         // Whoever collects logs sees nothing else. Says nothing where no log was started.
         tracing::error!("ended by an error: {error:#}");
         ExitCode::from(exit_code(&error))
-    })
+    });
+    logging::flush();
+    code
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -1,12 +1,13 @@
 //! `holdfast mesh`: a plain node.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
 
 use holdfast_io::dump::DumpTrigger;
 use holdfast_io::mesh::{MeshHooks, MeshReload, run_mesh_within};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::ConfigFile;
@@ -36,6 +37,8 @@ pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
     block_on(async {
         let mut stop = signals::stop_on_signal()?;
         dump_on_signal(trigger.clone())?;
+        // From here on: until somebody listens it would end the process.
+        let hangup = signal(SignalKind::hangup())?;
         let servers = tokio::select! {
             servers = Servers::find(&settings) => servers,
             () = stop.wait() => return Ok(ExitCode::SUCCESS),
@@ -49,30 +52,27 @@ pub fn run(args: ConfigFile) -> anyhow::Result<ExitCode> {
         let running = run_mesh_within(options, hooks, RealNet, RealClock, RealSpawn, stop);
         tokio::select! {
             ended = running => ended?,
-            error = reload_on_hangup(file.as_deref(), &servers, sender) => return Err(error),
+            never = reload_on_hangup(hangup, file.as_deref(), &servers, sender) => match never {},
         }
         tracing::info!("ended");
         Ok(ExitCode::SUCCESS)
     })?
 }
 
-/// SIGHUP reads the configuration again. Ends with an error only.
+/// SIGHUP reads the configuration again.
 async fn reload_on_hangup(
+    mut hangup: Signal,
     file: Option<&Path>,
     servers: &Servers,
     reloads: mpsc::Sender<MeshReload>,
-) -> anyhow::Error {
-    let mut asked = match signal(SignalKind::hangup()) {
-        Ok(asked) => asked,
-        Err(error) => return error.into(),
-    };
+) -> Infallible {
     loop {
-        asked.recv().await;
+        hangup.recv().await;
         // What is wrong with it is told on standard error, with lines of the file.
         let reload = load(file).map(|settings| node::reload(&settings, servers));
         match reload {
             // Without a receiver the node is ending.
-            Ok(Ok(reload)) => drop(reloads.send(reload).await),
+            Ok(Ok((reload, _))) => drop(reloads.send(reload).await),
             Ok(Err(error)) => tracing::error!("nothing was reloaded: {error:#}"),
             Err(_) => tracing::error!("nothing was reloaded: the configuration has problems"),
         }

@@ -1,18 +1,21 @@
 //! The node of a mesh, plain or a member's: what it is told besides its settings.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use anyhow::Context;
 use holdfast_core::config::PathPolicy;
-use holdfast_core::mesh::Input;
+use holdfast_core::mesh::{Input, ReloadError};
 use holdfast_io::dump::{DumpReason, DumpSink, DumpTrigger};
 use holdfast_io::http::Endpoint;
 use holdfast_io::mesh::{MeshOptions, MeshReload};
 use holdfast_io::real::{DumpDir, loopback_up, os_seed, raise_file_limit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::config::settings::{TurnSetting, turn_servers};
 use crate::config::{HostPort, Settings};
@@ -38,7 +41,7 @@ pub fn options(
     trigger: DumpTrigger,
 ) -> anyhow::Result<MeshOptions> {
     Ok(MeshOptions {
-        config: settings.to_core(|server| servers.0.get(&server.to_string()).copied()),
+        config: settings.to_core(|server| servers.get(server)),
         seed: os_seed().context("the operating system gives no entropy")?,
         listen: settings.listen,
         brokers: brokers(settings)?,
@@ -53,21 +56,27 @@ pub fn options(
 
 /// What a node that runs is told when its configuration was read again. Names of servers that it
 /// has not met yet are looked up at its next start; an address is one at once.
-pub fn reload(settings: &Settings, servers: &Servers) -> anyhow::Result<MeshReload> {
+pub fn reload(
+    settings: &Settings,
+    servers: &Servers,
+) -> anyhow::Result<(MeshReload, oneshot::Receiver<Result<(), ReloadError>>)> {
     let known = |server: &HostPort| {
         let literal = server.host.parse().ok();
         let literal = literal.map(|ip| SocketAddr::new(ip, server.port));
-        let known = servers.0.get(&server.to_string()).copied().or(literal);
+        let known = servers.get(server).or(literal);
         if known.is_none() {
             tracing::warn!(%server, "a new name: it is looked up at the next start");
         }
         known
     };
-    Ok(MeshReload {
+    let (done, taken) = oneshot::channel();
+    let reload = MeshReload {
         config: settings.to_core(known),
         brokers: brokers(settings)?,
         forward: settings.forward.clone(),
-    })
+        done,
+    };
+    Ok((reload, taken))
 }
 
 fn brokers(settings: &Settings) -> anyhow::Result<Vec<Endpoint>> {
@@ -87,8 +96,8 @@ fn dump_sink(folder: &Path) -> Option<Box<dyn DumpSink>> {
     }
 }
 
-/// The addresses of STUN and TURN servers, as far as they are known at the start.
-pub struct Servers(Addresses);
+/// The addresses of STUN and TURN servers, as far as they are known.
+pub struct Servers(Rc<RefCell<Addresses>>);
 
 impl Servers {
     /// Look them up. What is not found soon is looked up while the node runs; but a node that may
@@ -106,20 +115,27 @@ impl Servers {
             );
             found.extend(names.look_until(|found, _| has_relay(found)).await);
         }
-        Servers(found)
+        Servers(Rc::new(RefCell::new(found)))
+    }
+
+    fn get(&self, server: &HostPort) -> Option<SocketAddr> {
+        self.0.borrow().get(&server.to_string()).copied()
     }
 
     /// The servers whose names have no address yet, if there are any.
     fn late(&self, settings: &Settings) -> Option<Late> {
         let (mut names, _) = names(settings);
-        names.forget(&self.0);
+        names.forget(&self.0.borrow());
         if names.is_done() {
             return None;
         }
         let stun = settings.stun.clone();
         let turn: Vec<TurnSetting> = settings.turn.clone();
+        let known = self.0.clone();
         Some(Box::pin(async move {
             let found = names.rest().await;
+            // Reloads keep them.
+            known.borrow_mut().extend(found.clone());
             tracing::info!(servers = found.len(), "found servers after the start");
             let address = |server: &_| found.get(&ToString::to_string(server)).copied();
             Input::Servers {

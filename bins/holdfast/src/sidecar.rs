@@ -66,6 +66,7 @@ fn options(
         prepared: None,
     };
     let (again, known) = (file.clone(), servers.clone());
+    let mut good = None;
     Ok(Options {
         cluster: member.cluster.clone(),
         role: member.role.to_string(),
@@ -82,8 +83,16 @@ fn options(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         bootstrap: start,
         mesh: Box::new(move |who| {
-            let (_, settings) = load_node(file.as_deref(), &who.id).map_err(Error::Config)?;
-            mesh_options(&settings, &servers.borrow(), trigger.clone())
+            match load_node(file.as_deref(), &who.id) {
+                Ok((_, settings)) => good = Some(settings),
+                // A file that is being edited must not end what runs.
+                Err(error) if good.is_some() => {
+                    tracing::error!("going on with the configuration of before: {error}");
+                }
+                Err(error) => return Err(Error::Config(error)),
+            }
+            let settings = good.as_ref().expect("it was read, now or before");
+            mesh_options(settings, &servers.borrow(), trigger.clone())
         }),
         reload: Box::new(move |who| reload(again.as_deref(), who, &known.borrow())),
     })

@@ -19,6 +19,7 @@ pub fn stop_on_signal() -> io::Result<Stop> {
             };
             if asked {
                 tracing::warn!(signal = name, "asked again: ending at once");
+                crate::logging::flush();
                 std::process::exit(1);
             }
             asked = true;

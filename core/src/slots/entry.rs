@@ -15,7 +15,7 @@ const VALUE_LEN_MAX: usize = 1024;
 const RUN_LEN: usize = 32;
 /// Greatest `beat`: one a millisecond for eight thousand years. A greater one could not be
 /// counted on.
-const BEAT_MAX: u64 = 1 << 48;
+pub(super) const BEAT_MAX: u64 = 1 << 48;
 
 /// `{"holdfast":1,"instance":"…","run":"…","beat":17,"lease_ms":600000}`.
 #[derive(Serialize, Deserialize)]

@@ -87,14 +87,27 @@ impl<N: Net, C: Clock, S: Spawn> Forwards<N, C, S> {
     /// Forward these ports from now on. Those that stay are not touched.
     pub(super) fn set_rules(&self, rules: Vec<AllowRule>) {
         let before = std::mem::replace(&mut *self.rules.borrow_mut(), rules.clone());
+        let of = |rules: &[AllowRule], port| rules.iter().find(|rule| rule.port == port).copied();
         for (link, vip) in self.links() {
-            for gone in before.iter().filter(|rule| !rules.contains(rule)) {
-                self.listeners.borrow_mut().remove(&(link, gone.port));
-                self.udp.close_fixed(link, gone.port);
-                self.forget_clash(vip, gone.port);
+            for old in &before {
+                let new = of(&rules, old.port);
+                if new.is_none() {
+                    self.listeners.borrow_mut().remove(&(link, old.port));
+                    self.forget_clash(vip, old.port);
+                }
+                if old.udp && !new.is_some_and(|new| new.udp) {
+                    self.udp.close_fixed(link, old.port);
+                }
             }
-            for new in rules.iter().filter(|rule| !before.contains(rule)) {
-                self.open_rule(link, vip, *new);
+            for new in &rules {
+                let addr = SocketAddr::new(vip.addr(), new.port);
+                match of(&before, new.port) {
+                    None => self.open_rule(link, vip, *new),
+                    Some(old) if new.udp && !old.udp => {
+                        self.udp.open_fixed(&self.cx, link, addr);
+                    }
+                    Some(_) => {}
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use holdfast_core::config::{AllowRule, Config};
-use holdfast_core::mesh::Reloaded;
-use tokio::sync::{mpsc, watch};
+use holdfast_core::mesh::{ReloadError, Reloaded};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Context;
 use super::admin::Admin;
@@ -36,6 +36,8 @@ pub struct MeshReload {
     pub brokers: Vec<Endpoint>,
     /// Ports of all peers that local applications can reach.
     pub forward: Vec<AllowRule>,
+    /// Told whether it was taken; an error says why nothing has changed.
+    pub done: oneshot::Sender<Result<(), ReloadError>>,
 }
 
 /// An admin page that was handed out: taken back when dropped.
@@ -71,10 +73,13 @@ pub(super) fn spawn_reloads<N: Net, C: Clock, S: Spawn>(
                 tracing::warn!("the brokers are others: restart the process to change them");
             }
             reload.config.udp_port = udp_port;
-            match own.node.with(|now, mesh| mesh.reload(now, reload.config)) {
-                Ok(reloaded) => take(&own, &forwards, reload.forward, &reloaded),
-                Err(error) => tracing::error!("the mesh goes on as it was: {error}"),
+            let result = own.node.with(|now, mesh| mesh.reload(now, reload.config));
+            let result = result.map(|reloaded| take(&own, &forwards, reload.forward, &reloaded));
+            if let Err(error) = &result {
+                tracing::error!("the mesh goes on as it was: {error}");
             }
+            // Who asked may not wait for it.
+            let _ = reload.done.send(result);
         }
     })
 }

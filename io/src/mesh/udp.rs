@@ -136,6 +136,8 @@ impl<N: Net> UdpForwards<N> {
         link: LinkId,
         addr: SocketAddr,
     ) {
+        // One that a datagram has opened would keep the address.
+        self.close(link, addr.port());
         self.open(cx, link, addr, true);
     }
 
@@ -224,8 +226,15 @@ impl<N: Net> UdpForwards<N> {
         forward
     }
 
-    fn forget(&self, key: (LinkId, u16), forward: &Forward<N>) {
-        self.sockets.borrow_mut().remove(&key);
+    fn forget(&self, key: (LinkId, u16), forward: &Rc<Forward<N>>) {
+        let mut sockets = self.sockets.borrow_mut();
+        if !sockets
+            .get(&key)
+            .is_some_and(|known| Rc::ptr_eq(known, forward))
+        {
+            return;
+        }
+        sockets.remove(&key);
         if !forward.fixed {
             self.on_demand.set(self.on_demand.get().saturating_sub(1));
         }

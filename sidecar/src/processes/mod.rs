@@ -12,7 +12,7 @@ mod users;
 
 use holdfast_core::supervise::{Ended, Run, Signal};
 
-pub use real::RealProcesses;
+pub use real::{RealProcesses, end_strays};
 pub use spec::{SpawnError, Spec};
 
 /// Starts processes, each in a group of its own, and hears of their ends.

@@ -52,6 +52,8 @@ struct State {
 
 struct Process {
     run: Run,
+    /// It was asked to end: what is left of its group has the same time for that.
+    asked: Cell<bool>,
     /// Tells its readers that nobody of the group is left.
     over: watch::Sender<bool>,
 }
@@ -60,7 +62,8 @@ struct Ending {
     group: pid_t,
     process: Process,
     how: Ended,
-    since: Instant,
+    /// When the rest of its group was killed.
+    killed_at: Option<Instant>,
 }
 
 impl RealProcesses {
@@ -124,7 +127,11 @@ impl Processes for RealProcesses {
         }
         // The reaper waits for it: dropping `child` does not.
         let group = pid_t::try_from(pid).expect("the kernel's pids are positive integers");
-        let process = Process { run, over };
+        let process = Process {
+            run,
+            asked: Cell::new(false),
+            over,
+        };
         self.state.running.borrow_mut().insert(group, process);
         Ok(pid)
     }
@@ -132,10 +139,17 @@ impl Processes for RealProcesses {
     fn signal(&self, run: Run, signal: Signal) {
         let running = self.state.running.borrow();
         // As long as a run is listed its first process is not reaped: its number is its own.
-        if let Some((group, _)) = running.iter().find(|(_, process)| process.run == run)
-            && let Err(error) = kill_group(*group, signal.0)
-        {
-            tracing::warn!(group, signal = signal.0, %error, "a signal cannot be sent");
+        if let Some((group, process)) = running.iter().find(|(_, process)| process.run == run) {
+            process.asked.set(true);
+            if let Err(error) = kill_group(*group, signal.0) {
+                tracing::warn!(group, signal = signal.0, %error, "a signal cannot be sent");
+            }
+            return;
+        }
+        let mut ending = self.state.ending.borrow_mut();
+        let rest = ending.iter_mut().find(|ending| ending.process.run == run);
+        if let Some(rest) = rest.filter(|_| signal.0 == libc::SIGKILL) {
+            rest.kill();
         }
     }
 
@@ -154,6 +168,16 @@ impl Drop for RealProcesses {
         for group in self.state.running.borrow().keys() {
             let _ = kill_group(*group, libc::SIGKILL);
         }
+        for ending in self.state.ending.borrow().iter() {
+            let _ = kill_group(ending.group, libc::SIGKILL);
+        }
+    }
+}
+
+impl Ending {
+    fn kill(&mut self) {
+        let _ = kill_group(self.group, libc::SIGKILL);
+        self.killed_at.get_or_insert(RealClock.now().mono);
     }
 }
 
@@ -162,7 +186,8 @@ impl State {
     fn reap(&self) {
         while let Some(pid) = next_ended() {
             let process = self.running.borrow_mut().remove(&pid);
-            if process.is_some() {
+            let unasked = process.as_ref().is_some_and(|process| !process.asked.get());
+            if unasked {
                 // Before its number is given back, so that nobody else can have it.
                 let _ = kill_group(pid, libc::SIGKILL);
             }
@@ -172,7 +197,7 @@ impl State {
                     group: pid,
                     process,
                     how,
-                    since: RealClock.now().mono,
+                    killed_at: unasked.then(|| RealClock.now().mono),
                 }),
                 (None, Some(_)) => self.orphans.set(self.orphans.get() + 1),
                 (_, None) => {}
@@ -181,7 +206,7 @@ impl State {
         let now = RealClock.now().mono;
         self.ending.borrow_mut().retain(|ending| {
             let gone = kill_group(ending.group, 0).is_err();
-            let late = now >= ending.since + GROUP_LIMIT;
+            let late = ending.killed_at.is_some_and(|at| now >= at + GROUP_LIMIT);
             if late && !gone {
                 tracing::warn!(
                     group = ending.group,
@@ -198,6 +223,47 @@ impl State {
             false
         });
     }
+}
+
+/// End whatever children have left behind outside of their groups, and was left to this process:
+/// first asked, after `grace` killed. What does not die of that is left to the system.
+pub async fn end_strays(grace: Duration) {
+    let began = RealClock.now().mono;
+    let mut told = false;
+    loop {
+        let strays = own_children();
+        let elapsed = RealClock.now().mono.saturating_duration_since(began);
+        if strays.is_empty() || elapsed > grace + GROUP_LIMIT {
+            return;
+        }
+        let signal = match elapsed > grace {
+            true => libc::SIGKILL,
+            false => libc::SIGTERM,
+        };
+        if !told || signal == libc::SIGKILL {
+            tracing::info!(
+                processes = strays.len(),
+                signal,
+                "ending what children left behind"
+            );
+            for stray in &strays {
+                // SAFETY: two integers. It is our child and not reaped: its number is its own.
+                let _ = unsafe { libc::kill(*stray, signal) };
+            }
+            told = true;
+        }
+        RealClock.sleep(GROUP_TICK).await;
+    }
+}
+
+/// The children of this process, of all its threads.
+fn own_children() -> Vec<pid_t> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let lists: Vec<String> = lists.collect();
+    let pids = lists.iter().flat_map(|list| list.split_whitespace());
+    pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// A child that has ended and is still to be reaped.

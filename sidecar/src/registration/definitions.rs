@@ -62,10 +62,10 @@ impl Desired {
     }
 }
 
-/// Whether this machine has registered it, at this start or before.
-pub(super) fn is_ours(found: &ListedService, member: &Member) -> bool {
-    let meta = |key: &str| found.meta.get(key).map(String::as_str);
-    meta(MARK) == Some("1") && meta(NODE) == Some(member.id.as_str())
+/// Whether this machine has registered it, at this start or before, under whatever name it had
+/// then: the agent is its own, and brings services back from its disk.
+pub(super) fn is_ours(found: &ListedService) -> bool {
+    found.meta.get(MARK).is_some_and(|mark| mark == "1")
 }
 
 /// The services that the agent of this machine should have.
@@ -226,16 +226,16 @@ mod tests {
             tags: one.service.tags.clone(),
             meta: one.service.meta.clone(),
         };
-        assert!(one.is(&listed) && is_ours(&listed, &member()));
+        assert!(one.is(&listed) && is_ours(&listed));
         let mut changed = wanted.clone();
         changed.services[0].check = Some(Check::Http("http://127.0.0.1:8008/health".to_owned()));
         assert!(
             !desired(&changed, &member())[0].is(&listed),
             "a check is part of it"
         );
-        let mut other = member();
-        other.id = "worker-4".parse().unwrap();
-        assert!(!is_ours(&listed, &other), "another machine's is not ours");
+        let mut foreign = listed;
+        foreign.meta.remove(MARK);
+        assert!(!is_ours(&foreign), "somebody else's stays");
     }
 
     #[test]

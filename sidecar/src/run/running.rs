@@ -20,15 +20,16 @@ use crate::error::Error;
 use crate::hosts::{self, Written};
 use crate::inside::Node;
 use crate::options::{Child, Consul, Member, Options, Peer, Reload, slots_of};
-use crate::processes::RealProcesses;
+use crate::processes::{RealProcesses, end_strays};
 use crate::registration::{self, Wanted};
 use crate::services::{self, Service, TAGS_MAX};
 use crate::signals::Ask;
 use crate::status::{ConsulStatus, Shared};
 
 /// How long children may take to end when the slot is lost: another instance may have it, and
-/// two machines with one name must not last.
-const LOST_GRACE: Duration = Duration::from_secs(10);
+/// two machines with one name must not last. With the lease of 10 minutes and clocks that may
+/// differ by 5 in a thousand, another takes it 6 s later at the earliest.
+const LOST_GRACE: Duration = Duration::from_secs(2);
 
 /// A member, until it ends.
 pub(super) struct Running<B> {
@@ -165,6 +166,8 @@ impl<B> Running<B> {
                 }
             }
         }
+        // They hold the reaper, which the strays need as well.
+        end_strays(LOST_GRACE).await;
         drop(self.children);
         tracing::info!("everything has ended");
         outcome
@@ -241,6 +244,13 @@ impl<B> Running<B> {
             self.options.peers = before;
             return Err(Error::Config(error.to_string()));
         }
+        // The one that may still refuse.
+        if let Some(mesh) = mesh
+            && let Err(error) = self.node.reload(mesh).await
+        {
+            self.options.peers = before;
+            return Err(Error::Config(error));
+        }
         self.options.services = services;
         self.options.children = children;
         self.wanted
@@ -251,9 +261,6 @@ impl<B> Running<B> {
             &self.options.services,
             &self.shared,
         );
-        if let Some(mesh) = mesh {
-            self.node.reload(mesh);
-        }
         self.tell(Command::Reload(list)).await;
         tracing::info!("reloaded");
         Ok(())

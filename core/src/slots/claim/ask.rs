@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::entry;
+use super::super::entry::{self, BEAT_MAX};
 use super::super::table::Seen;
 use super::super::{CallId, Obstacle, Output, Slot};
 use super::{
@@ -41,7 +41,9 @@ impl Slots {
             .table
             .get(slot)
             .filter(|seen| seen.is_of(&self.config.instance));
-        let shown = shown.map_or(0, Seen::beat);
+        // One that nobody has counted up to is not carried on: the run tells them apart as well.
+        let shown = shown.map(Seen::beat).filter(|beat| *beat < BEAT_MAX / 2);
+        let shown = shown.unwrap_or(0);
         self.beat = self.beat.max(shown) + 1;
         let (instance, lease) = (&self.config.instance, self.config.lease);
         let value = entry::encode(instance, &self.run, self.beat, lease);

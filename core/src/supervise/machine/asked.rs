@@ -36,7 +36,10 @@ impl Supervisor {
     }
 
     pub(super) fn remove(&mut self, now: Instant, nth: usize) {
-        if self.children[nth].run().is_some() {
+        if let Phase::Stopping { then, .. } = &mut self.children[nth].phase {
+            // Whatever was to follow.
+            *then = Then::Remove;
+        } else if self.children[nth].run().is_some() {
             self.stop(now, nth, Then::Remove, "removed");
         } else {
             self.children[nth].phase = Phase::Done;

@@ -92,6 +92,7 @@ impl Disk {
         if !path.try_exists().map_err(io(path, "look for it"))? {
             create(path)?;
         }
+        sync_folder(path)?;
         let database = open(path)?;
         let state = load(&database).map_err(|error| error.at(path))?;
         let disk = Disk {
@@ -165,7 +166,11 @@ fn create(path: &Path) -> Result<(), DiskError> {
         redb::Error::Io(source) => io(&fresh, "make it")(source),
         other => io(&fresh, "make it")(std::io::Error::other(other.to_string())),
     })?;
-    fs::rename(&fresh, path).map_err(io(path, "move it to its place"))?;
+    fs::rename(&fresh, path).map_err(io(path, "move it to its place"))
+}
+
+/// Also of a file that an earlier start has made: it may have been killed before it came to this.
+fn sync_folder(path: &Path) -> Result<(), DiskError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

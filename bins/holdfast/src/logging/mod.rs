@@ -1,16 +1,24 @@
 //! Logs: for people on a terminal, one JSON object per line otherwise, on standard error.
 
+mod queue;
+
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use holdfast_io::dump::DumpTrigger;
 use holdfast_io::real::DumpOnError;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, registry};
 
+use self::queue::Queue;
 use crate::config::LogFormat;
+
+/// How long the end of the process waits for its last lines to be written.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// Longest accepted filter, in bytes.
 const FILTER_LEN_MAX: usize = 1024;
@@ -75,7 +83,7 @@ pub fn start(filter: &str, format: LogFormat, dumps: Option<DumpTrigger>) {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let layer = fmt::layer().with_writer(io::stderr);
+    let layer = fmt::layer().with_writer(writer());
     let layer = match json {
         true => layer.json().flatten_event(true).boxed(),
         false => layer
@@ -89,6 +97,19 @@ pub fn start(filter: &str, format: LogFormat, dumps: Option<DumpTrigger>) {
             DumpOnError(dumps).with_filter(Targets::new().with_target(OWN, LevelFilter::ERROR))
         }))
         .try_init();
+}
+
+/// Standard error behind a queue; directly where no thread can be had.
+fn writer() -> BoxMakeWriter {
+    match Queue::start() {
+        Ok(queue) => BoxMakeWriter::new(queue),
+        Err(_) => BoxMakeWriter::new(io::stderr),
+    }
+}
+
+/// Give what was logged a moment to be written, before the process ends.
+pub fn flush() {
+    queue::flush(FLUSH_MAX);
 }
 
 /// Start to log in a role without a configuration file: `HOLDFAST_LOG` is the filter, and
