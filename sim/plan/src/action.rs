@@ -304,8 +304,12 @@ impl Action {
             (WorldKind::Core, _) => None,
             // Its leader is a process, which can be killed.
             (WorldKind::Kernel, Action::Kv(KvFault::Leader { .. }) | Action::Wipe(_)) => None,
+            // What is lost on TCP is sent again.
+            (WorldKind::Turmoil, Action::Kv(KvFault::Loss { .. })) => {
+                Some("a KV that loses by chance")
+            }
+            (WorldKind::Turmoil, Action::Kv(_) | Action::Wipe(_) | Action::Retire(_)) => None,
             (_, Action::Kv(_)) => Some("a KV that fails"),
-            (_, Action::Wipe(_)) => Some("wipe"),
             (_, Action::Retire(_)) => Some("retire"),
             // A host of turmoil has no way to stand still, and one address.
             (WorldKind::Turmoil, Action::Pause(_) | Action::Thaw(_)) => Some("pause"),

@@ -175,8 +175,8 @@ impl Plan {
     pub fn obstacles(&self, world: WorldKind) -> BTreeSet<&'static str> {
         let mut found: BTreeSet<_> = self.topology.obstacle(world).into_iter().collect();
         found.extend(self.steps.iter().filter_map(|s| s.action.obstacle(world)));
-        if self.membership.is_some() && world == WorldKind::Turmoil {
-            found.insert("membership");
+        if world == WorldKind::Turmoil && self.membership.as_ref().is_some_and(|m| m.mesh) {
+            found.insert("a mesh of instances");
         }
         found
     }

@@ -68,7 +68,7 @@ impl HostClock {
 
     /// The world's time, to the runtime's precision.
     #[allow(clippy::disallowed_methods, reason = "tokio's paused clock")]
-    fn world(&self) -> Duration {
+    pub fn world(&self) -> Duration {
         // Outside of a runtime tokio's clock is the real one.
         if let Some((then, at)) = self.base.get()
             && tokio::runtime::Handle::try_current().is_ok()
@@ -81,6 +81,11 @@ impl HostClock {
     /// What this host's monotonic clock has counted when the world's time is `world`.
     fn local(&self, world: Duration) -> Duration {
         scale(world, PPM + self.drift_ppm, PPM)
+    }
+
+    /// How long it takes by the world's time until this host's clocks have counted so much.
+    pub fn true_length(&self, local: Duration) -> Duration {
+        scale(local, PPM, PPM + self.drift_ppm)
     }
 
     fn deadline(&self, at: Instant) -> tokio::time::Instant {

@@ -12,18 +12,23 @@
 //! * Loopback addresses are pipes in memory, since turmoil knows one address for each host.
 //!   turmoil's addresses are flat: a broker sees each node's own, never a NAT's.
 //! * A crash is turmoil's, which runs destructors: sockets close as a kernel would close them.
+//! * In a plan with a membership each node is an instance: the sidecar's claim, with the client of
+//!   Consul, at the embedded KV on the first server, which keeps its entries when it is restarted.
 //! * turmoil's `fail_rate` and `repair_rate` are 0: it must not heal what a plan has cut.
 
 mod apps;
+mod claims;
 mod clock;
 mod fabric;
 mod host;
+mod kv;
 mod log;
 mod loopback;
 mod lossy;
 mod net;
 mod node;
 mod observer;
+mod outage;
 mod outsider;
 mod routes;
 mod server;

@@ -15,6 +15,7 @@ use holdfast_plan::{
     BROKER_PORT, NodeIndex, SERVERS, Service, TURN_PORT, Topology, Transport, UDP_PORT, What,
 };
 
+use crate::claims::run_instance;
 use crate::clock::SimClock;
 use crate::shared::Shared;
 use crate::spawn::SimSpawn;
@@ -51,6 +52,11 @@ pub async fn run_node(shared: Rc<Shared>, node: NodeIndex) -> turmoil::Result {
     *state.stop.borrow_mut() = Some(sender);
     state.running.set(true);
     shared.note(Some(node), What::Started);
+    if let Some(membership) = &shared.plan.membership {
+        run_instance(&shared, membership, node, stop).await?;
+        state.gone(&shared, node, true);
+        return Ok(());
+    }
     let options = options(&shared, node)?;
     let net = shared.net(&host);
     let clock = SimClock(host.clock.clone());
@@ -71,6 +77,7 @@ impl crate::shared::NodeState {
         self.stopping.set(false);
         self.stop.take();
         self.status.take();
+        self.member.gone(shared, node);
         shared.note(Some(node), What::Ended { clean });
     }
 }

@@ -1,4 +1,4 @@
-//! A server: the real broker and the real TURN server, each of which may go and come.
+//! A server: the real broker, the real TURN server and the real KV, each of which may go and come.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use holdfast_servers::rendezvous::{RendezvousOptions, run_rendezvous};
 use holdfast_servers::turn::SharedSecret;
 
 use crate::clock::SimClock;
+use crate::kv;
 use crate::lossy::{BEHIND, serve_front};
 use crate::node::TURN_SECRET;
 use crate::shared::Shared;
@@ -26,7 +27,7 @@ const BIND_TRIES: u32 = 100;
 /// Pause between two.
 const BIND_PAUSE: Duration = Duration::from_millis(1);
 
-/// One of a server's two programs.
+/// One of a server's programs.
 #[derive(Default)]
 struct Program {
     runs: u32,
@@ -62,7 +63,8 @@ pub async fn run_server(shared: Rc<Shared>, server: usize) -> turmoil::Result {
     let host = shared.server_host(server).number;
     shared.hosts[host].clock.begin(shared.now.get());
     let state = &shared.servers[server];
-    let (mut broker, mut turn) = (Program::default(), Program::default());
+    let (mut broker, mut turn, mut kv): (Program, Program, Program) = Default::default();
+    let with_kv = server == 0 && shared.plan.membership.is_some();
     loop {
         broker.set((host, "broker"), state.broker.get(), |run, group| {
             run_broker(shared.clone(), server, run, group)
@@ -73,6 +75,9 @@ pub async fn run_server(shared: Rc<Shared>, server: usize) -> turmoil::Result {
             state.turn.get() && server == 0,
             |run, group| run_turn(shared.clone(), server, run, group),
         );
+        kv.set((host, "kv"), state.kv.get() && with_kv, |run, group| {
+            run_kv(shared.clone(), run, group)
+        });
         state.changed.notified().await;
     }
 }
@@ -152,5 +157,19 @@ async fn run_turn(shared: Rc<Shared>, server: usize, run: u32, group: SimSpawn) 
         clock.sleep(BIND_PAUSE).await;
     }
     let line = "the TURN server cannot open its sockets".to_owned();
+    shared.note(None, What::Error { line });
+}
+
+async fn run_kv(shared: Rc<Shared>, run: u32, group: SimSpawn) {
+    let host = shared.server_host(0).clone();
+    let (net, clock) = (shared.net(&host), SimClock(host.clock.clone()));
+    for _ in 0..BIND_TRIES {
+        if let Ok(listener) = net.listen(kv::ADDRESS).await {
+            let seed = seed(&shared, 0, run).fork("kv");
+            return kv::serve(shared, listener, clock, group, seed).await;
+        }
+        clock.sleep(BIND_PAUSE).await;
+    }
+    let line = "the KV cannot open its socket".to_owned();
     shared.note(None, What::Error { line });
 }

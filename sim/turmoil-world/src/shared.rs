@@ -13,13 +13,15 @@ use holdfast_core::status::LinkState;
 use holdfast_io::mesh::NodeStatus;
 use holdfast_net_model::Ratio;
 use holdfast_plan::{
-    Attack, ClockSpec, Journal, NodeIndex, Op, PathClass, Plan, SERVERS, TraceMode, What,
+    Attack, ClockSpec, Journal, NodeIndex, Op, PathClass, Plan, SERVERS, SlotSeen, TraceMode, What,
 };
 use tokio::sync::{Notify, watch};
 
+use crate::claims::Member;
 use crate::clock::SimClock;
 use crate::fabric::Fabric;
 use crate::host::Host;
+use crate::kv::Kept;
 use crate::log::Line;
 use crate::net::SimNet;
 
@@ -49,6 +51,8 @@ pub struct NodeState {
     pub status: RefCell<Option<NodeStatus>>,
     /// The most that each queue held, and its bound.
     pub queues: RefCell<BTreeMap<String, (u64, u64)>>,
+    /// What it is as an instance, in plans with a membership.
+    pub member: Member,
 }
 
 /// What is known of a server beside its host.
@@ -57,6 +61,8 @@ pub struct ServerState {
     pub broker: Cell<bool>,
     /// Whether its TURN server should.
     pub turn: Cell<bool>,
+    /// Whether its KV should.
+    pub kv: Cell<bool>,
     /// Something of that has changed.
     pub changed: Notify,
 }
@@ -121,6 +127,8 @@ pub struct Shared {
     pub ops_open: Cell<usize>,
     /// Attacks to carry out.
     pub attacks: Inbox<(NodeIndex, Attack)>,
+    /// What the KV keeps when its process ends.
+    pub kept: RefCell<Kept>,
 }
 
 impl Shared {
@@ -164,6 +172,7 @@ impl Shared {
         let server = |_| ServerState {
             broker: Cell::new(true),
             turn: Cell::new(true),
+            kv: Cell::new(true),
             changed: Notify::new(),
         };
         Ok(Rc::new(Shared {
@@ -184,6 +193,7 @@ impl Shared {
             ops: Inbox::default(),
             ops_open: Cell::new(0),
             attacks: Inbox::default(),
+            kept: RefCell::default(),
         }))
     }
 
@@ -272,6 +282,13 @@ impl Shared {
     pub fn note(&self, node: Option<NodeIndex>, what: What) {
         let named = node.map(|node| (node, self.node_host(node).name.as_str()));
         self.journal.borrow_mut().note(self.now.get(), named, what);
+    }
+
+    /// Something of the claims of slots was observed.
+    pub fn note_slot(&self, node: Option<NodeIndex>, what: SlotSeen) {
+        let named = node.map(|node| (node, self.node_host(node).name.as_str()));
+        let mut journal = self.journal.borrow_mut();
+        journal.note_slot(self.now.get(), named, what);
     }
 
     /// A program said something.

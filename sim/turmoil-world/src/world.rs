@@ -17,6 +17,7 @@ use crate::apps::Apps;
 use crate::log::Log;
 use crate::node::run_node;
 use crate::observer;
+use crate::outage::Outage;
 use crate::outsider::{run_outsider, strangers};
 use crate::routes::Routes;
 use crate::server::run_server;
@@ -43,6 +44,7 @@ pub struct World {
     strangers: Entropy,
     next_step: usize,
     settled_since: Option<Duration>,
+    outage: Outage,
 }
 
 impl World {
@@ -78,7 +80,9 @@ impl World {
         sim.host(IpAddr::V4(host.turmoil_ip), move || {
             let (own, programs, observers) = (own.clone(), programs.clone(), spawn.clone());
             spawn.scope("applications", async move {
-                observer::watch(&own, &observers);
+                if own.plan.membership.is_none() {
+                    observer::watch(&own, &observers);
+                }
                 programs.run().await
             })
         });
@@ -104,6 +108,7 @@ impl World {
             log,
             next_step: 0,
             settled_since: None,
+            outage: Outage::new(plan.topology.nodes.len()),
         };
         world.route_tcp();
         Ok(world)
@@ -128,6 +133,7 @@ impl World {
             shared.now.set(self.sim.elapsed());
             self.take_steps()?;
             self.start_again();
+            self.tend_kv();
             for host in &shared.hosts {
                 host.ports.tick();
             }
@@ -153,11 +159,22 @@ impl World {
             return true;
         }
         let quiet = self.next_step == plan.steps.len() && self.shared.ops_open.get() == 0;
-        if !plan.ends_when_settled || !quiet || !plan.wanted.iter().all(|w| self.is_met(*w)) {
+        let met = || plan.wanted.iter().all(|w| self.is_met(*w)) && self.are_claimed(now);
+        if !plan.ends_when_settled || !quiet || !met() {
             self.settled_since = None;
             return false;
         }
         now >= *self.settled_since.get_or_insert(now) + SETTLE
+    }
+
+    /// Whether as many instances own a slot as can.
+    fn are_claimed(&self, now: Duration) -> bool {
+        let nodes = &self.shared.nodes;
+        self.shared.plan.membership.as_ref().is_none_or(|m| {
+            let runs = nodes.iter().filter(|node| node.wanted.get()).count();
+            let owners = nodes.iter().filter(|node| node.member.owns(now)).count();
+            owners == runs.min(m.slots.len())
+        })
     }
 
     fn is_met(&self, wanted: Wanted) -> bool {
@@ -240,8 +257,22 @@ impl World {
                 shared.ops_open.set(shared.ops_open.get() + 1);
                 shared.ops.push(op.clone());
             }
-            // Refused before the run, as plans with them are.
-            Action::Mark | Action::Kv(_) | Action::Wipe(_) | Action::Retire(_) => {}
+            Action::Wipe(node) => {
+                self.crash(*node);
+                shared.nodes[node.index()].member.wipe();
+            }
+            Action::Retire(node) => {
+                let state = &shared.nodes[node.index()];
+                state.again.set(false);
+                if state.running.get() {
+                    state.member.retire();
+                }
+            }
+            Action::Kv(fault) => {
+                let now = self.now();
+                self.outage.disturb(now, &shared.servers[0], *fault);
+            }
+            Action::Mark => {}
         }
         Ok(())
     }
@@ -303,8 +334,21 @@ impl World {
             self.sim.set_link_latency(a, b, change.delay);
             match change.silent {
                 Some(true) => self.sim.hold(a, b),
+                Some(false) if server == 0 && self.outage.holds(node) => {}
                 Some(false) => self.sim.release(a, b),
                 None => {}
+            }
+        }
+    }
+
+    fn tend_kv(&mut self) {
+        for (node, hold) in self.outage.tend(self.now(), &self.shared.servers[0]) {
+            let a = IpAddr::V4(self.shared.node_host(node).turmoil_ip);
+            let b = IpAddr::V4(self.shared.server_host(0).turmoil_ip);
+            match hold {
+                true => self.sim.hold(a, b),
+                false if self.routes.silent_since(node, 0).is_some() => {}
+                false => self.sim.release(a, b),
             }
         }
     }
@@ -341,6 +385,9 @@ impl World {
         let shared = &self.shared;
         shared.now.set(self.now());
         self.apps.finish();
+        for node in shared.plan.topology.node_indices() {
+            shared.nodes[node.index()].member.gone(shared, node);
+        }
         for node in shared.plan.topology.node_indices() {
             for link in self.links(node) {
                 shared.note(Some(node), What::Final(link));

@@ -49,8 +49,9 @@ impl Checker<'_> {
             }
             return;
         };
-        if file.worlds.contains(&WorldKind::Turmoil) {
-            let message = "the turmoil world, among `worlds`, has no instances";
+        if membership.mesh && file.worlds.contains(&WorldKind::Turmoil) {
+            let message = "the turmoil world, among `worlds`, has no mesh of instances, \
+                           expected mesh = false";
             self.wrong("membership", message);
         }
         for (key, is_empty) in [
