@@ -41,7 +41,7 @@ stage_test() {
 # All scenarios, each with its budget of seeds; then what only the sum of them shows.
 stage_core() { cargo test -p holdfast-scenarios --test worlds --locked -- core/; }
 stage_turmoil() { cargo test -p holdfast-scenarios --test worlds --locked -- turmoil/; }
-# Four scenarios, and what else needs a real kernel.
+# Five scenarios, and what else needs a real kernel.
 stage_kernel() {
   # Runs that were killed leave namespaces behind. Says what it removes; a failure to is no
   # failure of the tests.

@@ -76,11 +76,13 @@ impl Node {
     /// # Errors
     /// Why nothing has changed.
     pub(crate) async fn reload(&self, (reload, taken): MeshReloading) -> Result<(), String> {
-        let reloads = self.reloads.borrow().clone();
-        match reloads.map(|reloads| reloads.try_send(reload)) {
-            Some(Err(TrySendError::Full(_))) => return Err("the mesh is busy".to_owned()),
-            Some(Err(TrySendError::Closed(_))) | None => return Ok(()),
-            Some(Ok(())) => {}
+        let Some(reloads) = self.reloads.borrow().clone() else {
+            return Ok(());
+        };
+        match reloads.try_reserve() {
+            Err(TrySendError::Full(())) => return Err("the mesh is busy".to_owned()),
+            Err(TrySendError::Closed(())) => return Ok(()),
+            Ok(place) => place.send(reload),
         }
         match taken.await {
             Ok(result) => result.map_err(|error| error.to_string()),

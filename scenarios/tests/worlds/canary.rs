@@ -13,7 +13,7 @@ use crate::library;
 /// Asks the program for a digest instead of tests: `SCENARIO WORLD SEED`.
 const ASKED: &str = "HOLDFAST_CANARY";
 /// What is sampled: everything that draws something in passing.
-const SAMPLE: [(&str, WorldKind, u64); 9] = [
+const SAMPLE: [(&str, WorldKind, u64); 10] = [
     ("peer-restart", WorldKind::Core, 3),
     ("symmetric-both", WorldKind::Core, 4),
     ("udp-blocked", WorldKind::Core, 5),
@@ -23,6 +23,7 @@ const SAMPLE: [(&str, WorldKind, u64); 9] = [
     ("peer-restart", WorldKind::Turmoil, 3),
     ("udp-blocked", WorldKind::Turmoil, 5),
     ("broker-loss", WorldKind::Turmoil, 7),
+    ("slot-outage", WorldKind::Turmoil, 3),
 ];
 
 /// A trial for each of the sample.

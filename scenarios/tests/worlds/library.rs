@@ -10,8 +10,14 @@ use holdfast_kernel_world::members;
 use holdfast_plan::WorldKind;
 
 /// The scenarios that the kernel world plays in every run of the tests: a path through two NATs,
-/// none, one through TCP only, and a peer that dies.
-pub const KERNEL_DEFAULT: [&str; 4] = ["lossy-nat", "relay-restart", "udp-blocked", "peer-restart"];
+/// none, one through TCP only, a peer that dies, and whole members with Consul.
+pub const KERNEL_DEFAULT: [&str; 5] = [
+    "lossy-nat",
+    "relay-restart",
+    "udp-blocked",
+    "peer-restart",
+    "three-and-three",
+];
 /// Of a budget of seeds, so many in a hundred are new with every commit, and at least one.
 const FRESH_PER_HUNDRED: u64 = 5;
 /// Fresh seeds are above all fixed ones, and those of different commits far from each other.

@@ -397,8 +397,17 @@ fn sample(kind: SwarmKind) -> Option<Action> {
         SwarmKind::Crash => return Some(Action::Crash(node)),
         SwarmKind::Wipe => return Some(Action::Wipe(node)),
         SwarmKind::Retire => return Some(Action::Retire(node)),
-        SwarmKind::KvLeader | SwarmKind::KvCut | SwarmKind::KvLoss => {
-            return Some(Action::Kv(KvFault::Cut { node, on: true }));
+        SwarmKind::KvLeader => {
+            let after = Duration::ZERO;
+            return Some(Action::Kv(KvFault::Leader { after }));
+        }
+        SwarmKind::KvCut => return Some(Action::Kv(KvFault::Cut { node, on: true })),
+        SwarmKind::KvLoss => {
+            let never = holdfast_net_model::Ratio::NEVER;
+            return Some(Action::Kv(KvFault::Loss {
+                lose: never,
+                late: never,
+            }));
         }
         SwarmKind::Restart => return Some(Action::Stop(node)),
         SwarmKind::Broker => {
