@@ -22,6 +22,9 @@ pub const LEASE: Duration = Duration::from_secs(600);
 
 /// Shortest lease: below it the calls of its renewals would be most of a KV's work.
 pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// This part of its lease an owner does not use: what runs under its name has that long to end
+/// before another may have the slot. Half a minute of ten.
+pub const STOP_PART: u32 = 20;
 /// Longest lease: so long a slot of a machine that is gone is kept from others.
 pub const LEASE_MAX: Duration = Duration::from_secs(86_400);
 /// Longest instance id.
@@ -119,6 +122,12 @@ impl Config {
             return Err(ConfigError::Drift(self.drift_per_mille));
         }
         Ok(())
+    }
+
+    /// How long an owner lives after the last renewal that it has sent.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        self.lease - self.lease / STOP_PART
     }
 
     /// How the keys of all slots begin.

@@ -27,8 +27,8 @@ use crate::signals::Ask;
 use crate::status::{ConsulStatus, Shared};
 
 /// How long children may take to end when the slot is lost: another instance may have it, and
-/// two machines with one name must not last. With the lease of 10 minutes and clocks that may
-/// differ by 5 in a thousand, another takes it 6 s later at the earliest.
+/// two machines with one name must not last. That part of the lease is kept free for it
+/// (`holdfast_core::slots::STOP_PART`).
 const LOST_GRACE: Duration = Duration::from_secs(2);
 
 /// A member, until it ends.

@@ -304,7 +304,7 @@ impl Slots {
         if self.config.pinned.is_some() || self.retiring.is_some() || planted!(OutliveLease) {
             return None;
         }
-        Some(self.hold.as_ref()?.sent? + self.config.lease)
+        Some(self.hold.as_ref()?.sent? + self.config.life())
     }
 
     // ---- Telling ----

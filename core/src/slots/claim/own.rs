@@ -13,7 +13,7 @@ impl Slots {
         self.failures = 0;
         let last = self.pending.as_ref().and_then(|p| p.attempts.back());
         let sent = last.map(|attempt| attempt.sent);
-        if self.retiring.is_none() && sent.is_some_and(|sent| now < sent + self.config.lease) {
+        if self.retiring.is_none() && sent.is_some_and(|sent| now < sent + self.config.life()) {
             self.own(sent);
         } else {
             // Not wanted any more; or it took so long that it is over already.

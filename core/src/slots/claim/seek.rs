@@ -38,7 +38,7 @@ impl Slots {
         };
         let (slot, condition, rejoined) = (pending.slot, pending.condition, pending.rejoined);
         let sent = self.sending_that_shows(slot);
-        if sent.is_some_and(|sent| now < sent + self.config.lease) {
+        if sent.is_some_and(|sent| now < sent + self.config.life()) {
             self.own(sent);
             return true;
         }

@@ -8,6 +8,7 @@ use crate::kv::{Failure, FailureKind, Request, Response};
 use crate::slots::{Config, ConfigError, Event, Input, Loss, Obstacle, Output, Slots, State};
 
 const S: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
 const KEY: &str = "cluster/c/slots/0";
 
 fn world(slots: u16, nodes: usize) -> World {
@@ -117,10 +118,10 @@ fn whoever_returns_takes_its_own_slot_at_once_and_not_the_lowest() {
 }
 
 #[test]
-fn an_owner_whose_kv_is_away_lives_for_its_lease_from_the_last_sending_to_the_instant() {
+fn an_owner_whose_kv_is_away_lives_for_its_life_from_the_last_sending_to_the_instant() {
     let mut world = started(1, 1);
     let waiting = "the KV does not answer";
-    let over = world.t + LEASE;
+    let over = world.t + LIFE;
     // Everything that is asked from now on is lost.
     while world.t < over - Duration::from_millis(1) {
         while !world.nodes[0].flights.is_empty() {
@@ -149,10 +150,10 @@ fn a_lease_counts_from_the_sending_even_when_the_answer_is_late() {
     world.step(0);
     world.step(0);
     assert!(world.apply(0, 0), "the claim arrives");
-    world.t += LEASE - S;
+    world.t += LIFE - MS;
     world.answer(0, 0);
     assert_eq!(world.owned(0), Some(0));
-    world.t += S;
+    world.t += MS;
     assert_eq!(world.owned(0), None);
 }
 
@@ -163,7 +164,7 @@ fn an_answer_that_comes_after_the_lease_makes_nobody_an_owner() {
     world.step(0);
     world.step(0);
     assert!(world.apply(0, 0), "the claim arrives");
-    world.t += LEASE;
+    world.t += LIFE;
     world.answer(0, 0);
     assert_eq!(world.owned(0), None);
     assert_eq!(world.nodes[0].events, []);

@@ -10,6 +10,8 @@ use crate::slots::{CallId, Config, Event, Input, Output, Slot, Slots};
 use crate::time::Now;
 
 pub const LEASE: Duration = Duration::from_secs(12);
+/// What an owner uses of it.
+pub const LIFE: Duration = Duration::from_millis(11_400);
 /// Clocks are off by up to a tenth: more than any real one, so that a forgotten factor shows.
 pub const DRIFT_PER_MILLE: u32 = 100;
 
