@@ -115,6 +115,20 @@ fn machines_get_the_free_slots_and_one_too_many_ends_with_exit_code_3() {
 }
 
 #[test]
+fn beside_a_sidecar_that_runs_nothing_is_claimed_and_its_name_is_told() {
+    let place = Folder::new();
+    let kv = Kv::start(&place, &[]);
+    let machine = Machine::worker(1, &kv);
+    machine.bootstrap().ok();
+    // As the sidecar does; and a KV that is gone cannot be asked.
+    let lock = machine.folder.0.join("state/sidecar.lock");
+    let lock = fs::File::options().append(true).open(lock).unwrap();
+    lock.lock().unwrap();
+    drop(kv);
+    assert_eq!(machine.bootstrap().ok(), "worker-2 run/info.json\n");
+}
+
+#[test]
 fn slots_are_listed_and_released_when_their_owner_is_silent() {
     let place = Folder::new();
     let kv = Kv::start(&place, &[]);
