@@ -5,10 +5,15 @@
 
 use std::time::Duration;
 
+use holdfast_core::slots::Slots;
 use holdfast_core::status::LinkState;
+use holdfast_core::time::Now;
 use serde::Serialize;
 
 use crate::NodeIndex;
+
+/// The end of an owner's life is found to a microsecond.
+const PRECISION: Duration = Duration::from_micros(1);
 
 /// The claim of slots, and what it is done with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,4 +153,36 @@ pub struct SlotOwner {
     pub run: String,
     /// Its lease, milliseconds.
     pub lease_ms: u64,
+}
+
+impl SlotOwner {
+    /// Whose an entry is, by its text: the format of `docs/membership.md`, read without core's help.
+    #[must_use]
+    pub fn of_entry(value: &[u8]) -> Option<SlotOwner> {
+        let json: serde_json::Value = serde_json::from_slice(value).ok()?;
+        Some(SlotOwner {
+            instance: json.get("instance")?.as_str()?.to_owned(),
+            run: json.get("run")?.as_str()?.to_owned(),
+            lease_ms: json.get("lease_ms")?.as_u64()?,
+        })
+    }
+}
+
+/// For how long the machine calls itself the owner if nothing happens, by its own clock; `None`
+/// when there is no end to it.
+#[must_use]
+pub fn owns_for(slots: &Slots, now: Now, lease: Duration) -> Option<Duration> {
+    let owns = |after: Duration| slots.owned(now.plus(after)).is_some();
+    let (mut is, mut is_not) = (Duration::ZERO, lease + lease);
+    if owns(is_not) {
+        return None;
+    }
+    while is_not - is > PRECISION {
+        let middle = is + (is_not - is) / 2;
+        match owns(middle) {
+            true => is = middle,
+            false => is_not = middle,
+        }
+    }
+    Some(is_not)
 }

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use holdfast_core::recorder::Record;
 use holdfast_core::slots::{Config, Event, Slots};
-use holdfast_core::time::Now;
 use holdfast_io::clock::Clock;
 use holdfast_io::http::Stop;
 use holdfast_io::kv::consul::{Address, Config as ConsulConfig, Consul};
 use holdfast_io::kv::{Answer, Kv, Request};
+use holdfast_plan::membership::owns_for;
 use holdfast_plan::{Identity, Membership, NodeIndex, SlotSeen};
 use holdfast_sidecar::claim::{Command, run_slots};
 use tokio::sync::mpsc;
@@ -32,8 +32,6 @@ const CLUSTER: &str = "sim";
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How long it takes until a new id is durable, in microseconds: three writes of a disk.
 const STORING_US: (u64, u64) = (300, 60_000);
-/// The end of a lease is found to a microsecond.
-const PRECISION: Duration = Duration::from_micros(1);
 
 /// How the keys of all slots begin.
 pub fn prefix() -> String {
@@ -260,7 +258,7 @@ impl Process {
         let (now, world) = (self.clock.now(), self.clock.0.world());
         let owned = slots.owned(now);
         let until = owned
-            .and_then(|_| lasts(slots, now, lease))
+            .and_then(|_| owns_for(slots, now, lease))
             .map(|lasts| world + self.clock.0.true_length(lasts));
         if let Some(live) = &mut *self.member().live.borrow_mut()
             && Some(live.slot) == owned
@@ -286,24 +284,6 @@ impl Drop for Killed {
     fn drop(&mut self) {
         self.0.kill();
     }
-}
-
-/// For how long the machine calls itself the owner if nothing happens, by its own clock; `None`
-/// when there is no end to it.
-fn lasts(slots: &Slots, now: Now, lease: Duration) -> Option<Duration> {
-    let owns = |after: Duration| slots.owned(now.plus(after)).is_some();
-    let (mut is, mut is_not) = (Duration::ZERO, lease + lease);
-    if owns(is_not) {
-        return None;
-    }
-    while is_not - is > PRECISION {
-        let middle = is + (is_not - is) / 2;
-        match owns(middle) {
-            true => is = middle,
-            false => is_not = middle,
-        }
-    }
-    Some(is_not)
 }
 
 fn seen(event: Event, instance: &str, tries: u64) -> SlotSeen {

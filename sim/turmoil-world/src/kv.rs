@@ -112,7 +112,11 @@ impl Journal for Observed {
     fn record(&mut self, _: Now, _: &State, batch: &Batch) -> Result<(), JournalError> {
         for change in &batch.changes {
             let (key, owner, is_gone) = match change {
-                Change::Entry(stored) => (&stored.entry.key, owner(&stored.entry.value), false),
+                Change::Entry(stored) => (
+                    &stored.entry.key,
+                    SlotOwner::of_entry(&stored.entry.value),
+                    false,
+                ),
                 Change::EntryGone(key) => (key, None, true),
                 _ => continue,
             };
@@ -134,16 +138,6 @@ impl Journal for Observed {
         let state = self.shared.kept.borrow().state();
         state.map_err(|error| JournalError::Refused(error.to_string()))
     }
-}
-
-/// Whose an entry is, by its text: the format of `docs/membership.md`, read without core's help.
-fn owner(value: &[u8]) -> Option<SlotOwner> {
-    let json: serde_json::Value = serde_json::from_slice(value).ok()?;
-    Some(SlotOwner {
-        instance: json.get("instance")?.as_str()?.to_owned(),
-        run: json.get("run")?.as_str()?.to_owned(),
-        lease_ms: json.get("lease_ms")?.as_u64()?,
-    })
 }
 
 /// Remembers who was read from last. A request is answered in the task of its connection, right

@@ -1,15 +1,9 @@
 //! What an observer outside of the system sees: who is live when, and what the KV holds.
 
-use std::time::Duration;
-
-use holdfast_core::slots::Slots;
-use holdfast_core::time::Now;
+use holdfast_plan::membership::owns_for;
 use holdfast_plan::{NodeIndex, SlotOwner, SlotSeen};
 
 use super::{Claims, Live, Part, Scene};
-
-/// The end of a lease is found to a microsecond.
-const PRECISION: Duration = Duration::from_micros(1);
 
 impl Claims {
     pub(super) fn note<T: Copy + Ord>(
@@ -36,7 +30,7 @@ impl Claims {
         };
         let owned = slots.owned(now);
         let until = owned
-            .and_then(|_| lasts(slots, now, self.membership.lease))
+            .and_then(|_| owns_for(slots, now, self.membership.lease))
             .map(|lasts| {
                 let local = scene.local(node) + lasts;
                 scene.clocks[node].world(local)
@@ -105,7 +99,7 @@ impl Claims {
                 key: change.key.clone(),
                 slot: ordinal,
                 index: change.index,
-                owner: after.and_then(|entry| owner(&entry.value)),
+                owner: after.and_then(|entry| SlotOwner::of_entry(&entry.value)),
                 is_gone: after.is_none(),
             };
             let at = scene.clock.local_of(change.at.mono);
@@ -114,32 +108,4 @@ impl Claims {
         }
         self.told = history.len();
     }
-}
-
-/// For how long the machine calls itself the owner if nothing happens, by its own clock; `None`
-/// when there is no end to it.
-fn lasts(slots: &Slots, now: Now, lease: Duration) -> Option<Duration> {
-    let owns = |after: Duration| slots.owned(now.plus(after)).is_some();
-    let (mut is, mut is_not) = (Duration::ZERO, lease + lease);
-    if owns(is_not) {
-        return None;
-    }
-    while is_not - is > PRECISION {
-        let middle = is + (is_not - is) / 2;
-        match owns(middle) {
-            true => is = middle,
-            false => is_not = middle,
-        }
-    }
-    Some(is_not)
-}
-
-/// Whose an entry is, by its text: the format of `docs/membership.md`, read without core's help.
-fn owner(value: &[u8]) -> Option<SlotOwner> {
-    let json: serde_json::Value = serde_json::from_slice(value).ok()?;
-    Some(SlotOwner {
-        instance: json.get("instance")?.as_str()?.to_owned(),
-        run: json.get("run")?.as_str()?.to_owned(),
-        lease_ms: json.get("lease_ms")?.as_u64()?,
-    })
 }

@@ -164,12 +164,7 @@ fn prefix() -> String {
 
 /// Whose an entry is, by its text: the format of `docs/membership.md`.
 fn owner(value: &str) -> Option<SlotOwner> {
-    let json: serde_json::Value = serde_json::from_slice(&STANDARD.decode(value).ok()?).ok()?;
-    Some(SlotOwner {
-        instance: json.get("instance")?.as_str()?.to_owned(),
-        run: json.get("run")?.as_str()?.to_owned(),
-        lease_ms: json.get("lease_ms")?.as_u64()?,
-    })
+    SlotOwner::of_entry(&STANDARD.decode(value).ok()?)
 }
 
 /// The slot of the coordinator that leads, as the first gateway that knows one says: the last
