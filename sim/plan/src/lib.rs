@@ -8,9 +8,11 @@
 //! * [`action`]: what happens, at which time.
 //! * [`traffic`]: the bytes that applications send, and how a receiver checks them.
 //! * [`journal`]: what was observed, and the trace of every machine.
+//! * [`drill`]: a cluster with a database, a blow, and what came of it.
 //! * [`membership`]: who claims a slot, and what was observed of it.
 
 pub mod action;
+pub mod drill;
 pub mod journal;
 pub mod membership;
 pub mod topology;

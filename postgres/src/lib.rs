@@ -1,0 +1,13 @@
+//! Highly available Postgres: what Patroni is told, what is checked before it starts, and what the
+//! cluster says of itself. What must hold is in `docs/postgres.md`.
+//!
+//! * [`settings`]: what the user chose; [`place`]: what the machine is.
+//! * [`status`]: what the cluster says of itself.
+
+pub mod place;
+pub mod settings;
+pub mod status;
+
+pub use place::{Credentials, KvPlace, Place};
+pub use settings::{EndpointSettings, Settings, Synchronous};
+pub use status::{EndpointStatus, MemberStatus, PostgresStatus, Role};

@@ -1,0 +1,1 @@
+//! Patroni and PostgreSQL in virtual time: what a drill does to them, without either.
