@@ -5,6 +5,7 @@
 //! * [`stage`] is the lab with everything that runs in it, which the kernel tests use too.
 //! * [`config`] writes a node's configuration.
 //! * [`members`] are instances that claim slots, whose meshes are part of `holdfast sidecar`.
+//! * [`drill`] strikes a cluster of databases.
 //! * [`map`] says which router of the kernel is which NAT of the model.
 //!
 //! What is seen comes from outside: link states, paths and errors from each node's log as it
@@ -12,6 +13,7 @@
 
 mod agent;
 pub mod config;
+pub mod drill;
 pub mod map;
 pub mod members;
 mod run;
