@@ -15,6 +15,7 @@ CARGO_DENY_VERSION=0.20.2
 # The newest that builds from its Go module alone; deploy/consul/go.mod names it too.
 CONSUL_VERSION=1.20.1
 GO_MIN_MINOR=22 # deploy/consul/go.mod says 1.22.
+PATRONI_HOME=$HOLDFAST_OPT/patroni
 PATRONI_VERSION=$(sed -n 's/^patroni==//p' deploy/patroni/requirements.txt)
 mode=${1:-}
 packages=() # The Debian packages that are missing.
@@ -74,21 +75,28 @@ build_consul() {
   mv "$bin/consul.new" "$bin/consul"
 }
 
+# Where PostgreSQL's programs are: Debian keeps them off the path.
+have_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+
 # Asks the environment: Patroni itself takes seconds to say its version.
 have_patroni() {
   local ask='from importlib.metadata import version; print(version("patroni"))'
-  [ "$("$HOLDFAST_CACHE/tools/patroni/bin/python" -c "$ask" 2>/dev/null)" = "$PATRONI_VERSION" ]
+  [ "$("$PATRONI_HOME/bin/python" -c "$ask" 2>/dev/null)" = "$PATRONI_VERSION" ] &&
+    [ -e "$HOLDFAST_OPT/bin/patroni" ]
 }
 
-# An environment of its own: the system's Python stays as it is.
+# An environment of its own: the system's Python stays as it is. The database's user runs it, who
+# cannot read root's home; so it is the system's Python, in a folder that everybody can read.
 install_patroni() {
-  local to=$HOLDFAST_CACHE/tools/patroni
   echo "setup: installing Patroni $PATRONI_VERSION" >&2
-  rm -rf "$to"
-  mkdir -p "${to%/*}"
-  python3 -m venv "$to" || die "python3 -m venv does not work: is python3-venv installed?"
-  "$to/bin/pip" --quiet --disable-pip-version-check install --requirement deploy/patroni/requirements.txt ||
+  as_root rm -rf "$PATRONI_HOME"
+  as_root mkdir -p "$PATRONI_HOME" "$HOLDFAST_OPT/bin"
+  as_root /usr/bin/python3 -m venv "$PATRONI_HOME" || die "python3 -m venv does not work: is python3-venv installed?"
+  as_root "$PATRONI_HOME/bin/pip" --quiet --disable-pip-version-check install --root-user-action ignore \
+    --requirement deploy/patroni/requirements.txt ||
     die "Patroni $PATRONI_VERSION cannot be installed: see above"
+  as_root chmod -R go+rX "$HOLDFAST_OPT"
+  as_root ln -sfn ../patroni/bin/patroni ../patroni/bin/patronictl "$HOLDFAST_OPT/bin/"
 }
 
 as_root() {
@@ -105,6 +113,12 @@ install_packages() {
   if [ $coturn = 1 ] && have systemctl; then
     as_root systemctl --quiet mask coturn.service 2>/dev/null || true
   fi
+  # PostgreSQL's package would make a cluster of its own.
+  local no_cluster=/etc/postgresql-common/createcluster.d/holdfast.conf
+  if [[ " ${packages[*]} " == *" postgresql "* ]]; then
+    as_root mkdir -p "${no_cluster%/*}"
+    echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
+  fi
   local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
     apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install)
   echo "setup: installing ${packages[*]}" >&2
@@ -114,6 +128,7 @@ install_packages() {
     as_root apt-get -qq update
     as_root "${apt[@]}" "${packages[@]}" >/dev/null
   fi
+  as_root rm -f "$no_cluster"
   if [ $coturn = 1 ] && have systemctl; then
     as_root systemctl --quiet unmask coturn.service 2>/dev/null || true
     as_root systemctl --quiet disable coturn.service 2>/dev/null || true
@@ -139,6 +154,8 @@ need nft nftables
 need curl curl
 # cargo and curl trust nobody without it.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
+have_postgres || packages+=(postgresql)
+have_patroni || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
 if [ "$mode" = test ]; then
   if [ $rust = 0 ]; then
     packages+=(rustfmt-web rust-web-clippy)
@@ -153,12 +170,15 @@ if [ "$mode" = test ]; then
   need iperf3 iperf3
   need ps procps
   need git git # cargo-deny fetches the advisories with it.
-  [ -x "$HOLDFAST_CACHE/tools/patroni/bin/patroni" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   [ -x "${CONSUL_BIN:-$HOLDFAST_CACHE/tools/bin/consul}" ] || have go || packages+=(golang-go)
 fi
 [ ${#packages[@]} = 0 ] || install_packages
 have_c || die "gcc cannot compile and link a C program: try gcc -x c - <<<'int main(void){}'"
 have_rust || die "Rust 1.$RUST_MIN_MINOR or newer is needed, found: $(cargo --version 2>&1 | head -1)"
+if ! have_patroni; then
+  install_patroni
+  have_patroni || die "Patroni $PATRONI_VERSION is installed, but not in $PATRONI_HOME"
+fi
 
 if [ "$mode" = test ]; then
   if have rustup; then
@@ -171,10 +191,6 @@ if [ "$mode" = test ]; then
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --force "cargo-deny@$CARGO_DENY_VERSION" \
       --root "$HOLDFAST_CACHE/tools"
     have_cargo_deny || die "cargo-deny $CARGO_DENY_VERSION is built, but $(command -v cargo-deny) is found first"
-  fi
-  if ! have_patroni; then
-    install_patroni
-    have_patroni || die "Patroni $PATRONI_VERSION is installed, but not in $HOLDFAST_CACHE/tools/patroni"
   fi
   if ! have_consul; then
     have_go || die "Consul needs Go 1.$GO_MIN_MINOR or newer, found: $(go version 2>&1 | head -n 1); or set CONSUL_BIN to an installed Consul"

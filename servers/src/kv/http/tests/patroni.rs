@@ -7,16 +7,15 @@ use super::*;
 
 /// A Python that has `patroni[consul]`.
 const PYTHON: &str = "HOLDFAST_PATRONI_PYTHON";
-/// Where `deploy/setup.sh` puts what is not built from this repository.
-const CACHE: &str = "HOLDFAST_CACHE";
+/// Where `deploy/setup.sh` puts what every user may run.
+const OPT: &str = "HOLDFAST_OPT";
 
 fn python() -> Option<PathBuf> {
     if let Some(python) = std::env::var_os(PYTHON) {
         return Some(python.into());
     }
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/holdfast"));
-    let cache = std::env::var_os(CACHE).map(PathBuf::from).or_else(home)?;
-    let python = cache.join("tools/patroni/bin/python");
+    let opt = std::env::var_os(OPT).unwrap_or_else(|| "/opt/holdfast".into());
+    let python = PathBuf::from(opt).join("patroni/bin/python");
     python.exists().then_some(python)
 }
 
@@ -28,7 +27,7 @@ fn patroni_leads_follows_and_fails_over_on_it() {
             !ci,
             "no Python with patroni[consul]: set {PYTHON} or run deploy/setup.sh"
         );
-        eprintln!("skipped: no Python with patroni[consul] ({PYTHON}, {CACHE})");
+        eprintln!("skipped: no Python with patroni[consul] ({PYTHON}, {OPT})");
         return;
     };
     let server = Running::start();
