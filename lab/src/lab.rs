@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Builder, Direction, Door, Error, LinkSpec, Nat, PUB, SERVERS,
+    Builder, Direction, Door, Error, Freezer, LinkSpec, Nat, PUB, SERVERS, freezer,
     link::{self, Wire},
     make::ip,
     netns,
@@ -131,6 +131,8 @@ impl Lab {
             Ok(None) | Err(Error::State { .. }) => (namespaces_by_name(prefix)?, Vec::new()),
             Err(error) => return Err(error),
         };
+        // What is frozen dies of no signal.
+        freezer::remove_all(prefix);
         end_inhabitants(&namespaces)?;
         // After the inhabitants, whose last words may still want the links.
         let outside = processes.iter().filter_map(ProcessId::handle);
@@ -363,6 +365,23 @@ impl Lab {
     /// [`Error::Unknown`], or [`Error::Link`] if it is not emulated.
     pub fn link_stats(&self, name: &str) -> Result<String, Error> {
         self.ask_link(name, "stats")
+    }
+
+    /// The processes in the namespace of a node, a router or [`PUB`], this one excepted.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], or [`Error::Io`] if processes cannot be listed.
+    pub fn pids(&self, name: &str) -> Result<Vec<u32>, Error> {
+        netns::pids(&[self.namespace(name)?])
+    }
+
+    /// A group of this lab's in which processes can be made to stand still; it is removed with
+    /// the lab at the latest.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there are no such groups.
+    pub fn freezer(&self, name: &str) -> Result<Freezer, Error> {
+        Freezer::new(&self.topology.prefix, name)
     }
 
     /// What exists now.

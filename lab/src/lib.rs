@@ -40,6 +40,7 @@
 
 pub mod coturn;
 mod error;
+mod freezer;
 mod lab;
 mod link;
 mod make;
@@ -51,6 +52,7 @@ mod tools;
 mod topology;
 
 pub use error::Error;
+pub use freezer::Freezer;
 pub use lab::{Guard, Lab, LinkStatus, NamespaceStatus, Role, Status};
 pub use link::{Direction, LinkSpec, SPEC_LENGTH_MAX};
 pub use nat::{Filtering, Mapping, Nat, TCP_PORTS_MAX, Unsolicited};

@@ -2,6 +2,7 @@
 //! another process, and removed after a crash.
 
 use std::{
+    ffi::CString,
     fs::{self, DirBuilder},
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
@@ -135,9 +136,28 @@ pub(crate) fn prefixes() -> Result<Vec<String>, Error> {
     Ok(prefixes)
 }
 
-/// Forgets a lab.
+/// Forgets a lab; what is mounted in its folder is unmounted.
 pub(crate) fn remove(prefix: &str) -> Result<(), Error> {
-    remove_folder(&folder(prefix))
+    let folder = folder(prefix);
+    unmount_below(&folder);
+    remove_folder(&folder)
+}
+
+/// A file system that somebody still uses is out of sight at once, and gone with the last user.
+fn unmount_below(folder: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The fifth field is where; what is mounted last comes last.
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let below: Vec<&str> = places
+        .filter(|place| Path::new(place).starts_with(folder))
+        .collect();
+    for place in below.into_iter().rev() {
+        let Ok(path) = CString::new(place) else {
+            continue;
+        };
+        // SAFETY: the path is a NUL-terminated string that outlives the call.
+        let _ = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
 }
 
 fn remove_folder(folder: &Path) -> Result<(), Error> {
