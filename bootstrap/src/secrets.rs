@@ -72,7 +72,7 @@ pub struct Kind {
 }
 
 /// All of them, in the order in which they are written.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 8] = [
     Kind {
         file: "cluster.secret",
         variable: "HOLDFAST_SECRET_CLUSTER_SECRET",
@@ -107,6 +107,11 @@ pub const KINDS: [Kind; 7] = [
         file: "patroni-rest.password",
         variable: "HOLDFAST_SECRET_PATRONI_REST_PASSWORD",
         format: Format::Password,
+    },
+    Kind {
+        file: "postgres-ca.key",
+        variable: "HOLDFAST_SECRET_POSTGRES_CA_KEY",
+        format: Format::Hex,
     },
 ];
 
@@ -340,6 +345,10 @@ mod tests {
                     "OLol3XKggpx5jye6xvvKhpdgJoEt0VuN"
                 ),
                 ("patroni-rest.password", "9TAR5NV91658taL6SKE2IV2vEnc7lwBn"),
+                (
+                    "postgres-ca.key",
+                    "ad634652c7a4542b171a8d5d832bb03c0b0fdc6ecc865feca899ebc7b591dca2"
+                ),
             ]
         );
     }

@@ -316,7 +316,7 @@ fn no_secret_and_no_key_is_in_a_log_an_error_or_what_debug_shows() {
     let socket = endpoint(&root).to_string();
     let mut lines = said.lines().filter(|line| line.contains(&socket));
     assert!(lines.any(|line| line.contains("the TEE does not answer yet")));
-    assert_eq!(secrets.len(), 1 + 2 * (2 + 7));
+    assert_eq!(secrets.len(), 1 + 2 * (2 + 8));
     for secret in secrets {
         assert!(
             !said.contains(&secret),

@@ -131,11 +131,7 @@ impl Admin {
             None => String::new(),
         };
         text.push_str(&sidecar_metrics(&self.status()));
-        Response {
-            status: StatusCode::OK,
-            content_type: metrics::CONTENT_TYPE,
-            body: text.into(),
-        }
+        Response::new(StatusCode::OK, metrics::CONTENT_TYPE, text)
     }
 }
 

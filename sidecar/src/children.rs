@@ -392,6 +392,7 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
                 name: view.name,
                 restarts: view.restarts,
                 last_end: view.last_end,
+                problem: None,
             })
             .collect();
         self.status.update(|status| status.children = children);

@@ -22,6 +22,7 @@ mod error;
 pub mod hosts;
 mod inside;
 mod options;
+pub mod postgres;
 mod probe;
 pub mod processes;
 pub mod registration;
@@ -35,6 +36,7 @@ pub use options::{
     Bootstrap, Child, Consul, MakeMesh, Member, MeshReloading, Options, Peer, Prepared, ReadAgain,
     Ready, ReadyError, Reload, SlotOptions, peer_id, slots_of,
 };
+pub use postgres::Postgres;
 pub use run::{lock, run, run_asked};
 pub use services::Service;
 pub use signals::Ask;

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::postgres::Postgres;
 use crate::services::Service;
 
 /// Longest path of a readiness URL, bytes.
@@ -72,6 +73,16 @@ pub trait Bootstrap {
     /// # Errors
     /// As [`Bootstrap::prepare`].
     async fn finish(&mut self, member: &Member) -> Result<(), Error>;
+
+    /// The database of this machine and where its clients come in, if it has any. Asked for once
+    /// the secrets are written and there is a slot, after [`Bootstrap::finish`]; none unless
+    /// implemented. What it says stays until a restart.
+    ///
+    /// # Errors
+    /// As [`Bootstrap::prepare`].
+    async fn postgres(&mut self) -> Result<Option<Postgres>, Error> {
+        Ok(None)
+    }
 }
 
 /// How a slot is claimed.

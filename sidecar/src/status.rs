@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use holdfast_postgres::PostgresStatus;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -30,6 +31,8 @@ pub struct SidecarStatus {
     pub consul: Option<ConsulStatus>,
     /// What is registered.
     pub services: Vec<ServiceStatus>,
+    /// The database, where one is run or reached.
+    pub postgres: Option<PostgresStatus>,
     /// What became of the hosts file: `off`, `written`, `written in place`, or an error.
     pub hosts: String,
     /// What keeps it from being ready; empty when it is.
@@ -80,6 +83,8 @@ pub struct ChildStatus {
     pub last_end: Option<String>,
     /// The process, while it runs; the mesh has none of its own.
     pub pid: Option<u32>,
+    /// What keeps it from being started, or from being ready; gone when it is.
+    pub problem: Option<String>,
 }
 
 /// The Consul agent.
@@ -179,7 +184,9 @@ impl SidecarStatus {
         }
         for child in &self.children {
             if !matches!(child.state.as_str(), "ready" | "done") {
-                found.push(format!("{} is {}", child.name, child.state));
+                let why = child.problem.as_ref();
+                let why = why.map_or(String::new(), |why| format!(": {why}"));
+                found.push(format!("{} is {}{why}", child.name, child.state));
             }
         }
         found
