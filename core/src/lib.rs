@@ -32,6 +32,7 @@ pub mod mux;
 pub mod quic;
 pub mod recorder;
 pub mod rendezvous;
+pub mod route;
 pub mod signal;
 #[cfg(feature = "simulation")]
 pub mod simulation;
