@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::{Form, Key, MEMBER, MESH};
+use super::keys::{Form, Key, MESH, of_member};
 
 /// Keys of a plain node that a member learns, and that its file does not have.
 const LEARNT: [&str; 4] = ["id", "vip", "cluster_secret_file", "key_file"];
@@ -11,7 +11,7 @@ const LEARNT: [&str; 4] = ["id", "vip", "cluster_secret_file", "key_file"];
 const OF_MEMBER: [(&str, &str); 3] = [
     (
         "allow",
-        "[[allow]]\nport = 5432\n\n[[allow]]\nport = 8300\n\n[[allow]]\nport = 8301\nudp = true",
+        "[[allow]]\nport = 5432\n\n[[allow]]\nport = 8008\n\n[[allow]]\nport = 8300\n\n[[allow]]\nport = 8301\nudp = true",
     ),
     (
         "turn",
@@ -45,7 +45,7 @@ pub fn example_of_member() -> String {
          # and written to `secrets_dir`, unless HOLDFAST_SECRET_CLUSTER_SECRET and\n\
          # HOLDFAST_SECRET_TURN_SECRET give them.\n{ENVIRONMENT}"
     );
-    let mut keys: Vec<&Key> = MEMBER.iter().chain(MESH).collect();
+    let mut keys: Vec<&Key> = of_member().chain(MESH).collect();
     keys.retain(|key| !LEARNT.contains(&key.name));
     // As TOML needs it: what is in no section first, and tables last.
     keys.sort_by_key(|key| match (key.form, key.split().0) {
@@ -53,11 +53,11 @@ pub fn example_of_member() -> String {
         (_, Some(_)) => 1,
         (_, None) => 0,
     });
-    let of_member = |key: &Key| {
+    let instead = |key: &Key| {
         let found = OF_MEMBER.iter().find(|(name, _)| *name == key.name);
         found.map(|(_, example)| *example)
     };
-    write(title, keys.into_iter(), of_member)
+    write(title, keys.into_iter(), instead)
 }
 
 fn write<'a>(
@@ -85,9 +85,10 @@ fn describe(key: &Key) -> String {
         let _ = writeln!(out, "# {line}");
     }
     let form = match key.form {
-        Form::Text | Form::Integer => "",
+        Form::Text | Form::Integer | Form::Truth => "",
         Form::Texts => ", with commas between the items",
         Form::Tables(_) => ", a JSON list",
+        Form::Map => ", a JSON object",
     };
     let _ = writeln!(out, "# Environment: {}{form}", key.variable());
     if let (Some(default), false) = (key.default, key.example.is_empty()) {

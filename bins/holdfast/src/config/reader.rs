@@ -16,6 +16,8 @@ use super::tree::{Tree, unknown_key};
 
 /// Longest accepted duration: a day.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
+/// Largest accepted size: a TB, more than any of these sizes is used for.
+const SIZE_MAX: u64 = 1 << 40;
 /// Longest accepted path.
 const PATH_LEN_MAX: usize = 4096;
 /// Stands in for a secret that is not written yet: as long as a real one.
@@ -248,6 +250,17 @@ impl Reader<'_> {
         self.key(name, expected, |value| duration(&text(value)?))
     }
 
+    /// A number of bytes with its unit.
+    pub fn size(&mut self, name: &'static str) -> Option<u64> {
+        let expected = "a size up to 1 TB, such as \"64MB\": a number and B, kB, MB or GB";
+        self.key(name, expected, |value| size(&text(value)?))
+    }
+
+    /// True or false.
+    pub fn truth(&mut self, name: &'static str) -> Option<bool> {
+        self.key(name, "true or false", truth)
+    }
+
     /// An address and a port, which may be 0 or not.
     pub fn address(
         &mut self,
@@ -303,6 +316,28 @@ pub fn integer(value: &Value, min: i128, max: i128) -> Option<i128> {
         Value::Integer(number) => Some(*number).filter(|n| (min..=max).contains(n)),
         _ => None,
     }
+}
+
+/// True or false.
+pub fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        _ => None,
+    }
+}
+
+/// A number and its unit as PostgreSQL has them, powers of 1024: `64MB`.
+pub fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let unit: u64 = match &text[digits.len()..] {
+        "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit).filter(|size| *size <= SIZE_MAX)
 }
 
 /// A number and its unit: `500ms`, `5s`, `2m`.

@@ -9,6 +9,7 @@ use holdfast_bootstrap::secrets::ENV_PREFIX as SECRET_PREFIX;
 
 use super::keys::{
     ENV_PREFIX, Form, Key, MESH_CONN_ALLOWLIST, PEERS_JSON, SERVICES_JSON, all, find as find_key,
+    is_section, sections,
 };
 use super::problem::Problem;
 use super::source::{INPUT_LEN_MAX, Node, Origin, Value, clip, parse_json, parse_toml};
@@ -28,7 +29,7 @@ pub struct Tree {
     /// By the key's name.
     pub nodes: BTreeMap<&'static str, Node>,
     /// The sections that the file has, also empty ones.
-    pub sections: BTreeSet<&'static str>,
+    pub sections: BTreeSet<String>,
     /// Where a missing key is missing.
     pub whole: Origin,
 }
@@ -68,14 +69,14 @@ pub fn merge(
 }
 
 impl Tree {
-    /// Whether anything in this section was given, be it an empty section.
+    /// Whether anything in this section was given, be it an empty section, or one within it.
     pub fn has_section(&self, section: &str) -> bool {
-        let mut keys = self.nodes.keys();
-        self.sections.contains(section)
-            || keys.any(|name| {
-                name.split_once('.')
-                    .is_some_and(|(in_it, _)| in_it == section)
-            })
+        let mut keys = self.nodes.keys().filter_map(|name| find_key(name));
+        let within = |name: &String| {
+            let rest = name.strip_prefix(section);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.sections.iter().any(within) || keys.any(|key| key.is_in(section))
     }
 
     /// Put a value in the place of whatever was given.
@@ -101,22 +102,27 @@ impl Tree {
     }
 
     fn take_from_file(&mut self, name: String, node: Node, problems: &mut Vec<Problem>) {
-        let mut sections = all().filter_map(|key| key.split().0);
-        let section = sections.find(|section| *section == name);
-        match (section, node.value) {
-            (Some(section), Value::Table(entries)) => {
-                self.sections.insert(section);
+        match (is_section(&name), node.value) {
+            (true, Value::Table(entries)) => {
+                // The header `[a.b]` says nothing of `[a]`: both names are on its line.
+                let implied = !entries.is_empty()
+                    && entries.iter().all(|(inner, entry)| {
+                        is_section(&format!("{name}.{inner}")) && entry.origin == node.origin
+                    });
                 for (inner, node) in entries {
-                    self.take_key(format!("{name}.{inner}"), node, problems);
+                    self.take_from_file(format!("{name}.{inner}"), node, problems);
+                }
+                if !implied {
+                    self.sections.insert(name);
                 }
             }
-            (Some(_), value) => problems.push(Problem::new(
+            (true, value) => problems.push(Problem::new(
                 &node.origin,
                 &name,
                 value.show(),
                 format!("a section: [{name}]"),
             )),
-            (None, value) => {
+            (false, value) => {
                 let origin = node.origin;
                 self.take_key(name, Node { origin, value }, problems);
             }
@@ -126,6 +132,11 @@ impl Tree {
     fn take_key(&mut self, name: String, node: Node, problems: &mut Vec<Problem>) {
         match find_key(&name) {
             Some(key) => drop(self.nodes.insert(key.name, node)),
+            // A table that is none of ours is meant to be a section.
+            None if matches!(node.value, Value::Table(_)) => {
+                let sections: Vec<&str> = sections().collect();
+                problems.push(unknown_key(&node, &name, sections.into_iter()));
+            }
             None => problems.push(unknown_key(&node, &name, all().map(|key| key.name))),
         }
     }
@@ -214,6 +225,11 @@ fn read_variable(name: &Rc<str>, key: &Key, raw: &OsString) -> Result<Node, Box<
     }
     let value = match key.form {
         Form::Text => Value::Text(text.to_owned()),
+        Form::Truth => match text.trim() {
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => Value::Text(text.to_owned()),
+        },
         // What is no number stays text, so that the reader tells what it expected.
         Form::Integer => match text.trim().parse() {
             Ok(number) => Value::Integer(number),
@@ -229,7 +245,7 @@ fn read_variable(name: &Rc<str>, key: &Key, raw: &OsString) -> Result<Node, Box<
                 })
                 .collect(),
         ),
-        Form::Texts | Form::Tables(_) => {
+        Form::Texts | Form::Tables(_) | Form::Map => {
             return parse_json(name, text).map_err(|mut problem| {
                 problem.key = key.name.to_owned();
                 problem

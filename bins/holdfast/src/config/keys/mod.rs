@@ -2,9 +2,11 @@
 
 mod member;
 mod mesh;
+mod postgres;
 
 pub use member::MEMBER;
 pub use mesh::MESH;
+pub use postgres::POSTGRES;
 
 /// Begins the environment variable of every key.
 pub const ENV_PREFIX: &str = "HOLDFAST_";
@@ -23,10 +25,14 @@ pub enum Form {
     Text,
     /// Decimal digits.
     Integer,
+    /// `true` or `false`.
+    Truth,
     /// Texts with commas between them, or a JSON list.
     Texts,
     /// JSON: a list of objects, whose fields are these.
     Tables(&'static [&'static str]),
+    /// JSON: an object whose names are the user's own.
+    Map,
 }
 
 /// One key.
@@ -55,9 +61,15 @@ impl Key {
         )
     }
 
-    /// The section and the name within it.
+    /// Whether it is in this section, or in one within it.
+    pub fn is_in(&self, section: &str) -> bool {
+        let rest = self.name.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    }
+
+    /// The section, which may be within another (`a.b`), and the name within it.
     pub fn split(&self) -> (Option<&'static str>, &'static str) {
-        match self.name.split_once('.') {
+        match self.name.rsplit_once('.') {
             Some((section, name)) => (Some(section), name),
             None => (None, self.name),
         }
@@ -127,7 +139,25 @@ const fn optional(mut key: Key) -> Key {
 
 /// Every key, in the order of the example of a plain node.
 pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
-    MESH.iter().chain(MEMBER)
+    MESH.iter().chain(of_member())
+}
+
+/// Every key that a plain node does not have, in the order of the example.
+pub fn of_member() -> impl Iterator<Item = &'static Key> + Clone {
+    MEMBER.iter().chain(POSTGRES)
+}
+
+/// Every section, once.
+pub fn sections() -> impl Iterator<Item = &'static str> {
+    let mut found: Vec<&str> = all().filter_map(|key| key.split().0).collect();
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter()
+}
+
+/// Whether keys are in this section, or in one within it.
+pub fn is_section(name: &str) -> bool {
+    all().any(|key| key.is_in(name))
 }
 
 /// The key of that name.

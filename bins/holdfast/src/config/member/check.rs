@@ -10,6 +10,7 @@ use holdfast_sidecar::services;
 
 use super::Strict;
 use super::children::check_children;
+use super::postgres_check::check_postgres;
 use super::read::Draft;
 use super::system::{find_program, has_user};
 use crate::config::problem::Problem;
@@ -38,6 +39,7 @@ pub fn check(
     let slots = check_slots(draft, problems);
     check_lease(draft, problems);
     check_consul(draft, strict, problems);
+    check_postgres(draft, tree, strict, problems);
     check_services(draft, problems);
     check_children(draft, strict, problems);
     slots

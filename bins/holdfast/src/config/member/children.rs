@@ -7,11 +7,11 @@ use holdfast_sidecar::{Child, Ready};
 
 use super::Strict;
 use super::check::{check_account, check_program};
-use super::read::{Draft, truth};
+use super::read::Draft;
 use super::system::{has_group, has_user};
 use crate::config::keys::CHILD_FIELDS;
 use crate::config::problem::Problem;
-use crate::config::reader::{Entry, Reader, duration, integer, parsed, path_text, text};
+use crate::config::reader::{Entry, Reader, duration, integer, parsed, path_text, text, truth};
 use crate::config::source::Value;
 use crate::config::suggest::closest;
 

@@ -3,6 +3,8 @@
 mod check;
 mod children;
 mod node;
+mod postgres;
+mod postgres_check;
 mod read;
 mod system;
 
@@ -13,9 +15,10 @@ use holdfast_bootstrap::identity::Role;
 use holdfast_bootstrap::real::TeeConfig;
 use holdfast_core::slots::Slot;
 use holdfast_io::kv::consul as kv;
+use holdfast_postgres::Settings as Postgres;
 use holdfast_sidecar::{Child, Consul, Peer, Service};
 
-use super::keys::MEMBER;
+use super::keys::of_member;
 use super::tree::Tree;
 
 pub use node::as_node;
@@ -58,6 +61,10 @@ pub struct Member {
     pub patience: Duration,
     /// The Consul agent, if one is run.
     pub consul: Option<Consul>,
+    /// The database, or where it is reached.
+    pub postgres: Option<Postgres>,
+    /// Whether it is run here, too.
+    pub runs_database: bool,
     /// Services to register.
     pub services: Vec<Service>,
     /// What this machine is there for.
@@ -67,7 +74,7 @@ pub struct Member {
 /// Whether anything of membership was given.
 pub fn is_in(tree: &Tree) -> bool {
     let given = |name: &str| tree.nodes.contains_key(name);
-    MEMBER.iter().any(|key| {
+    of_member().any(|key| {
         let (section, _) = key.split();
         given(key.name) || section.is_some_and(|section| tree.has_section(section))
     })
@@ -104,7 +111,7 @@ impl Member {
         let kv = self.kv.iter().flat_map(|kv| &kv.addresses);
         let children = self.children.iter().map(|child| child.name.to_string());
         let services = self.services.iter().map(|service| service.name.clone());
-        vec![
+        let mut fields = vec![
             ("cluster", self.cluster.clone()),
             ("node", node),
             ("tee", tee),
@@ -115,6 +122,10 @@ impl Member {
             ("children", list(children.collect())),
             ("state", self.state_dir.display().to_string()),
             ("secrets", self.secrets_dir.display().to_string()),
-        ]
+        ];
+        if let Some(postgres) = &self.postgres {
+            fields.extend(postgres::summary(postgres, self.runs_database));
+        }
+        fields
     }
 }

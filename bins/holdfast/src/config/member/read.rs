@@ -11,21 +11,24 @@ use holdfast_core::slots::Slot;
 use holdfast_core::types::PeerId;
 use holdfast_io::http::Tls;
 use holdfast_io::kv::consul as kv;
+use holdfast_postgres as postgres;
 use holdfast_sidecar::{Child, Consul, Service};
 use zeroize::Zeroizing;
 
 use super::check;
+use super::postgres::{Surroundings, runs_database};
 use super::{Member, Strict};
 use crate::config::address::UrlError;
 use crate::config::files::read_secret_text;
 use crate::config::keys::SERVICE_FIELDS;
 use crate::config::problem::{Problem, any_error};
-use crate::config::reader::{Reader, integer, parsed, path_text, text};
+use crate::config::reader::{Reader, integer, parsed, path_text, text, truth};
 use crate::config::source::{Origin, Value};
 use crate::config::tree::{Environment, Tree};
 
 /// Longest name of a cluster or datacenter (Consul takes no longer one).
 const WORD_LEN_MAX: usize = 64;
+
 /// Everything that could be read, with the origins, for the checks that compare keys.
 pub struct Draft {
     /// The cluster's name.
@@ -40,6 +43,10 @@ pub struct Draft {
     pub kv: kv::Config,
     /// The Consul agent.
     pub consul: Option<Consul>,
+    /// The database, or where it is reached.
+    pub postgres: Option<postgres::Settings>,
+    /// Whether it is run here, too.
+    pub runs_database: bool,
     /// Services.
     pub services: Vec<(String, Service)>,
     /// Children, each with its place.
@@ -85,6 +92,10 @@ pub fn read(
     let places = reader.places();
     let patience = reader.duration("slots.patience");
     let cluster = reader.word("cluster");
+    let postgres = reader.postgres(&Surroundings {
+        cluster: cluster.as_deref(),
+        state_dir: places.state.as_deref(),
+    });
     let tee = reader.tee(cluster.as_deref());
     let draft = Draft {
         cluster,
@@ -95,16 +106,18 @@ pub fn read(
         peers: peer_names(tree),
         kv: reader.kv(),
         consul: reader.consul(),
+        postgres,
+        runs_database: runs_database(tree),
         services: reader.services(),
         children: reader.children(),
-        allow: allowed(tree),
+        allow: allowed(tree, "allow"),
         lease: reader.duration("slots.lease"),
         origins: BTreeMap::new(),
         whole: tree.whole.clone(),
     };
     let mut origins = reader.origins;
     // Read by others, and compared here.
-    for name in ["allow", "peers"] {
+    for name in ["allow", "forward", "peers"] {
         let given = tree.nodes.get(name);
         origins.extend(given.map(|node| (name.to_owned(), node.origin.clone())));
     }
@@ -128,6 +141,8 @@ pub fn read(
         lease: draft.lease?,
         patience: patience?,
         consul: draft.consul,
+        postgres: draft.postgres,
+        runs_database: draft.runs_database,
         services: draft.services.into_iter().map(|(_, s)| s).collect(),
         children: draft.children.into_iter().map(|(_, c)| c).collect(),
     })
@@ -169,7 +184,7 @@ impl Reader<'_> {
     }
 
     /// A name that becomes part of keys and options.
-    fn word(&mut self, name: &'static str) -> Option<String> {
+    pub fn word(&mut self, name: &'static str) -> Option<String> {
         let expected = "1 to 64 letters, digits, '-', '_' or '.'";
         self.key(name, expected, |value| {
             text(value).filter(|text| is_word(text))
@@ -324,14 +339,6 @@ fn is_word(text: &str) -> bool {
     (1..=WORD_LEN_MAX).contains(&text.len()) && text.bytes().all(inner)
 }
 
-/// True or false.
-pub fn truth(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(truth) => Some(*truth),
-        _ => None,
-    }
-}
-
 /// The names of the peers, as far as they are names.
 fn peer_names(tree: &Tree) -> Vec<(String, Origin, PeerId)> {
     let entries = tables(tree, "peers");
@@ -342,9 +349,9 @@ fn peer_names(tree: &Tree) -> Vec<(String, Origin, PeerId)> {
     named.collect()
 }
 
-/// The ports of the allowlist, as far as they are ports.
-fn allowed(tree: &Tree) -> Vec<(u16, bool)> {
-    let entries = tables(tree, "allow");
+/// The ports of a list of rules, as far as they are ports.
+pub fn allowed(tree: &Tree, list: &str) -> Vec<(u16, bool)> {
+    let entries = tables(tree, list);
     let ports = entries.filter_map(|(_, fields)| {
         let field = |name| fields.iter().find(|(field, _)| field == name);
         let port = integer(&field("port")?.1.value, 1, 65_535)?;
@@ -356,12 +363,13 @@ fn allowed(tree: &Tree) -> Vec<(u16, bool)> {
 
 type Fields = Vec<(String, crate::config::source::Node)>;
 
-fn tables<'a>(tree: &'a Tree, name: &'a str) -> impl Iterator<Item = (String, &'a Fields)> {
+fn tables<'a>(tree: &'a Tree, name: &str) -> impl Iterator<Item = (String, &'a Fields)> {
     let items = match tree.nodes.get(name).map(|node| &node.value) {
         Some(Value::List(items)) => items.as_slice(),
         _ => &[],
     };
     let tables = items.iter().enumerate();
+    let name = name.to_owned();
     tables.filter_map(move |(index, item)| match &item.value {
         Value::Table(fields) => Some((format!("{name}[{index}]"), fields)),
         _ => None,

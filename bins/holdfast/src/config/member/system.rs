@@ -31,12 +31,20 @@ pub fn find_program(program: &Path) -> Option<PathBuf> {
 
 /// Whether there is a user of that name.
 pub fn has_user(name: &str) -> bool {
-    let Ok(name) = CString::new(name) else {
-        return false;
-    };
-    // SAFETY: the name is a C string, and the result is only compared with null. Nothing else
-    // asks for users at the same time: configuration is read on one thread.
-    unsafe { !libc::getpwnam(name.as_ptr()).is_null() }
+    user_id(name).is_some()
+}
+
+/// The id of the user of that name.
+pub fn user_id(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name is a C string, and the result is null or points to an entry that lives
+    // until the next call. Nothing else asks for users at the same time: configuration is read
+    // on one thread.
+    unsafe {
+        libc::getpwnam(name.as_ptr())
+            .as_ref()
+            .map(|user| user.pw_uid)
+    }
 }
 
 /// Whether there is a group of that name.
