@@ -61,6 +61,7 @@ impl BrokerLimits {
             idle: self.idle,
             // A long poll, and time to send a body over a bad line.
             request: POLL_WAIT_MAX + Duration::from_secs(15),
+            body: Duration::from_secs(15),
             drain: Duration::from_secs(1),
         }
     }

@@ -16,11 +16,11 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::adapt::Adapted;
-use crate::clock::{Clock, Sleep};
+use crate::clock::{Clock, Sleep, timeout};
 use crate::net::{Listener, Stream};
 use crate::spawn::Spawn;
 
@@ -43,6 +43,8 @@ pub struct ServerLimits {
     pub idle: Duration,
     /// Longest time from the end of the headers to the answer, a long poll included.
     pub request: Duration,
+    /// Longest time for the body of it; beyond it the answer is 408.
+    pub body: Duration,
     /// Longest time that requests in flight have to finish after the stop.
     pub drain: Duration,
 }
@@ -57,6 +59,7 @@ impl Default for ServerLimits {
             body_len_max: 64 << 10,
             idle: Duration::from_secs(30),
             request: Duration::from_secs(60),
+            body: Duration::from_secs(30),
             drain: Duration::from_secs(5),
         }
     }
@@ -74,7 +77,7 @@ pub struct Request {
     /// The query without its `?`.
     pub query: Option<String>,
     /// All headers.
-    pub headers: hyper::HeaderMap,
+    pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
@@ -86,6 +89,8 @@ pub struct Response {
     pub status: StatusCode,
     /// The media type of the body.
     pub content_type: &'static str,
+    /// What else is said about it.
+    pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
@@ -98,18 +103,20 @@ impl Response {
 
     /// Plain text.
     pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
-        Response {
-            status,
-            content_type: "text/plain; charset=utf-8",
-            body: body.into(),
-        }
+        Response::new(status, "text/plain; charset=utf-8", body)
     }
 
     /// JSON that is already encoded.
     pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
+        Response::new(status, "application/json", body)
+    }
+
+    /// A body of this media type.
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
         Response {
             status,
-            content_type: "application/json",
+            content_type,
+            headers: HeaderMap::new(),
             body: body.into(),
         }
     }
@@ -117,6 +124,7 @@ impl Response {
     fn into_hyper(self) -> hyper::Response<Full<Bytes>> {
         let mut response = hyper::Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
         if self.status != StatusCode::NO_CONTENT {
             let value = HeaderValue::from_static(self.content_type);
             response.headers_mut().insert(CONTENT_TYPE, value);
@@ -241,10 +249,9 @@ where
         let moved = deadline.clone();
         let service = service_fn(move |request| {
             moved.set(clock.now().mono + limits.request);
-            let (clock, moved) = (clock.clone(), moved.clone());
-            let answer = answer(handler.clone(), source, limits.body_len_max, request);
+            let (clock, moved, handler) = (clock.clone(), moved.clone(), handler.clone());
             async move {
-                let response = answer.await;
+                let response = answer(&clock, &*handler, source, limits, request).await;
                 moved.set(clock.now().mono + limits.idle);
                 Ok::<_, Infallible>(response.into_hyper())
             }
@@ -300,24 +307,28 @@ where
     }
 }
 
-async fn answer<H, F>(
-    handler: Rc<H>,
+async fn answer<C, H, F>(
+    clock: &C,
+    handler: &H,
     source: SocketAddr,
-    body_len_max: usize,
+    limits: ServerLimits,
     request: hyper::Request<Incoming>,
 ) -> Response
 where
+    C: Clock,
     H: Fn(Request) -> F,
     F: Future<Output = Response>,
 {
     let (head, body) = request.into_parts();
-    let body = match Limited::new(body, body_len_max).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let text = format!("the body is larger than {body_len_max} bytes\n");
+    let body = Limited::new(body, limits.body_len_max).collect();
+    let body = match timeout(clock, limits.body, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let text = format!("the body is larger than {} bytes\n", limits.body_len_max);
             return Response::text(StatusCode::PAYLOAD_TOO_LARGE, text);
         }
-        Err(_) => return Response::text(StatusCode::BAD_REQUEST, "the body is cut short\n"),
+        Ok(Err(_)) => return Response::text(StatusCode::BAD_REQUEST, "the body is cut short\n"),
+        Err(_) => return Response::text(StatusCode::REQUEST_TIMEOUT, "the body is too slow\n"),
     };
     handler(Request {
         source,

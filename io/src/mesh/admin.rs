@@ -38,16 +38,8 @@ impl<N: Net, C: Clock> Admin<N, C> {
                     Response::text(StatusCode::INTERNAL_SERVER_ERROR, text)
                 }
             },
-            "/metrics" => Response {
-                status: StatusCode::OK,
-                content_type: metrics::CONTENT_TYPE,
-                body: self.metrics().into(),
-            },
-            "/recorder" => Response {
-                status: StatusCode::OK,
-                content_type: "application/jsonl",
-                body: self.recorder().into(),
-            },
+            "/metrics" => Response::new(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics()),
+            "/recorder" => Response::new(StatusCode::OK, "application/jsonl", self.recorder()),
             _ => Response::text(
                 StatusCode::NOT_FOUND,
                 "no such page: /healthz, /readyz, /status, /metrics, /recorder\n",

@@ -8,10 +8,9 @@ use holdfast_io::http::{Request, StatusCode};
 use serde_json::{Value, json as value};
 
 use super::query::{Query, decode};
-use super::serve::text;
 use super::services::{Check, Service, ms, text as field};
 use super::sessions::object;
-use super::{Ask, Journal, Refusal, Served, Server, get_only, json, put_only};
+use super::{Answer, Ask, Journal, Refusal, Served, Server, get_only, json, put_only};
 use holdfast_core::kv::SESSION_TTL;
 
 /// Longest words of a check about itself, bytes; what is longer is cut.
@@ -81,14 +80,14 @@ impl<C: Clock, J: Journal> Server<C, J> {
     async fn keep(self: &Rc<Self>, service: Service) -> Served {
         let (id, body) = (Service::record_id(&service.id), service.body());
         self.ask(Ask::PutRecord { id, body }).await?;
-        Ok(text(StatusCode::OK, ""))
+        Ok(Answer::text(StatusCode::OK, ""))
     }
 
     async fn deregister(self: &Rc<Self>, id: &str) -> Served {
         self.find(id)?;
         let id = Service::record_id(id);
         self.ask(Ask::DeleteRecord { id }).await?;
-        Ok(text(StatusCode::OK, ""))
+        Ok(Answer::text(StatusCode::OK, ""))
     }
 
     async fn check(self: &Rc<Self>, rest: &str, query: &Query, request: &Request) -> Served {

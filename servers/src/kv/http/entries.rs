@@ -10,8 +10,7 @@ use holdfast_io::http::{HeaderValue, Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::query::{BadRequest, Query, decode};
-use super::serve::text;
-use super::{Ask, Journal, Refusal, Served, Server, Told, indexed, json};
+use super::{Answer, Ask, Journal, Refusal, Served, Server, Told, indexed, json};
 
 /// An entry as Consul writes it.
 #[derive(Serialize)]
@@ -89,11 +88,10 @@ impl<C: Clock, J: Journal> Server<C, J> {
             Ok(Response::Entry {
                 entry: Some(entry), ..
             }) if raw => {
-                let mut answer = text(StatusCode::OK, entry.value.clone());
-                let headers = answer.headers_mut();
+                let mut answer = Answer::text(StatusCode::OK, entry.value.clone());
                 // What somebody wrote must not run in a browser.
-                let plain = HeaderValue::from_static("text/plain");
-                headers.insert("content-type", plain);
+                answer.content_type = "text/plain";
+                let headers = &mut answer.headers;
                 let nosniff = HeaderValue::from_static("nosniff");
                 headers.insert("x-content-type-options", nosniff);
                 let sandbox = HeaderValue::from_static("sandbox");
@@ -121,18 +119,18 @@ fn entries_of(told: &Told) -> &[Entry] {
 }
 
 /// The entries, or 404 when there are none.
-fn list_of(told: &Told) -> super::Answer {
+fn list_of(told: &Told) -> Answer {
     let entries = entries_of(told).iter().zip(&told.flags);
     let entries: Vec<Wire<'_>> = entries.map(|(e, flags)| Wire::of(e, *flags)).collect();
     let answer = match entries.is_empty() {
-        true => text(StatusCode::NOT_FOUND, ""),
+        true => Answer::text(StatusCode::NOT_FOUND, ""),
         false => json(&entries),
     };
     indexed(answer, index_of(told))
 }
 
 /// The keys alone, up to a separator when there is one.
-fn keys(prefix: &str, query: &Query, told: &Told) -> super::Answer {
+fn keys(prefix: &str, query: &Query, told: &Told) -> Answer {
     let separator = query.get("separator").filter(|text| !text.is_empty());
     let mut keys: Vec<&str> = Vec::new();
     for entry in entries_of(told) {
@@ -145,7 +143,7 @@ fn keys(prefix: &str, query: &Query, told: &Told) -> super::Answer {
         }
     }
     let answer = match keys.is_empty() && !prefix.is_empty() {
-        true => text(StatusCode::NOT_FOUND, ""),
+        true => Answer::text(StatusCode::NOT_FOUND, ""),
         false => json(&keys),
     };
     indexed(answer, index_of(told))

@@ -10,7 +10,7 @@ use serde_json::{Value, json as value};
 use super::query::{BadRequest, Query, decode};
 use super::services::text as field;
 use super::sessions::object;
-use super::{Ask, Journal, Refusal, Served, Server, json};
+use super::{Answer, Ask, Journal, Refusal, Served, Server, json};
 
 /// What the identity of a config entry's record begins with.
 const CONFIG: &str = "config/";
@@ -83,7 +83,7 @@ impl<C: Clock, J: Journal> Server<C, J> {
             },
             ("intentions/exact", "DELETE") => {
                 self.ask(Ask::DeleteRecord { id }).await?;
-                Ok(super::serve::text(StatusCode::OK, ""))
+                Ok(Answer::text(StatusCode::OK, ""))
             }
             ("intentions/check", "GET") => {
                 // The most exact one decides, the destination before the source.

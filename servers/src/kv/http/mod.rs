@@ -17,7 +17,6 @@ mod agent;
 mod entries;
 mod mesh;
 mod query;
-mod serve;
 mod services;
 mod sessions;
 #[cfg(test)]
@@ -32,7 +31,10 @@ use holdfast_core::kv::{
     Failure, FailureKind, Request as Asked, Response, VALUE_LEN_MAX, WAIT_MAX,
 };
 use holdfast_io::clock::Clock;
-use holdfast_io::http::{HeaderMap, HeaderValue, Method, Request, ServerLimits, StatusCode, Stop};
+use holdfast_io::http::{
+    HeaderMap, HeaderValue, Method, Request, Response as Answer, ServerLimits, StatusCode, Stop,
+    serve,
+};
 use holdfast_io::net::Listener;
 use holdfast_io::spawn::Spawn;
 use tokio::sync::{Notify, oneshot};
@@ -40,7 +42,6 @@ use tokio::sync::{Notify, oneshot};
 use super::store::{Ask, Input, Journal, Output, Store};
 use crate::per_source::PerSource;
 use query::{BadRequest, Query};
-use serve::{Answer, serve, text};
 
 /// What the server is told.
 #[derive(Clone)]
@@ -83,6 +84,7 @@ impl KvOptions {
             idle: self.idle,
             // The longest wait, and time for the body.
             request: WAIT_MAX + Duration::from_secs(45),
+            body: Duration::from_secs(30),
             drain: Duration::from_secs(1),
         }
     }
@@ -173,8 +175,8 @@ impl Refusal {
 
     fn answer(self) -> Answer {
         match self {
-            Refusal::Bad(BadRequest(message)) => text(StatusCode::BAD_REQUEST, message),
-            Refusal::Status(status, message) => text(status, message),
+            Refusal::Bad(BadRequest(message)) => Answer::text(StatusCode::BAD_REQUEST, message),
+            Refusal::Status(status, message) => Answer::text(status, message),
             Refusal::Failed(failure) => {
                 let status = match failure.kind {
                     // Consul says this with 500, and Patroni reads it there.
@@ -188,7 +190,7 @@ impl Refusal {
                         StatusCode::INTERNAL_SERVER_ERROR
                     }
                 };
-                text(status, failure.message)
+                Answer::text(status, failure.message)
             }
         }
     }
@@ -387,15 +389,12 @@ fn put_only(request: &Request) -> Result<(), Refusal> {
 /// An answer in JSON.
 fn json(value: &(impl serde::Serialize + ?Sized)) -> Answer {
     let body = serde_json::to_vec(value).expect("the types here have no unusual keys");
-    let mut answer = text(StatusCode::OK, body);
-    let json = HeaderValue::from_static("application/json");
-    answer.headers_mut().insert("content-type", json);
-    answer
+    Answer::json(StatusCode::OK, body)
 }
 
 /// Say what index an answer is of.
 fn indexed(mut answer: Answer, index: u64) -> Answer {
-    let headers = answer.headers_mut();
+    let headers = &mut answer.headers;
     // 0 would mean "do not wait" to whoever passes it on.
     headers.insert("x-consul-index", HeaderValue::from(index.max(1)));
     headers.insert("x-consul-knownleader", HeaderValue::from_static("true"));
