@@ -15,10 +15,9 @@ CARGO_DENY_VERSION=0.20.2
 # The newest that builds from its Go module alone; deploy/consul/go.mod names it too.
 CONSUL_VERSION=1.20.1
 GO_MIN_MINOR=22 # deploy/consul/go.mod says 1.22.
-PATRONI_HOME=$HOLDFAST_OPT/patroni
-PATRONI_VERSION=$(sed -n 's/^patroni==//p' deploy/patroni/requirements.txt)
 mode=${1:-}
 packages=() # The Debian packages that are missing.
+missing=() # The environments of Python that are missing or old.
 
 die() { echo "setup: $*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -78,25 +77,24 @@ build_consul() {
 # Where PostgreSQL's programs are: Debian keeps them off the path.
 have_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
-# Asks the environment: Patroni itself takes seconds to say its version.
-have_patroni() {
-  local ask='from importlib.metadata import version; print(version("patroni"))'
-  [ "$("$PATRONI_HOME/bin/python" -c "$ask" 2>/dev/null)" = "$PATRONI_VERSION" ] &&
-    [ -e "$HOLDFAST_OPT/bin/patroni" ]
-}
+# Python programs are in environments of their own: the system's Python stays as it is. The
+# database's user runs them, who cannot read root's home; so it is the system's Python, in a folder
+# that everybody can read. What is there is told by the list that it was made from, since programs
+# take seconds to say their version.
+have_python() { cmp -s "deploy/$1/requirements.txt" "$HOLDFAST_OPT/$1/requirements.txt"; }
 
-# An environment of its own: the system's Python stays as it is. The database's user runs it, who
-# cannot read root's home; so it is the system's Python, in a folder that everybody can read.
-install_patroni() {
-  echo "setup: installing Patroni $PATRONI_VERSION" >&2
-  as_root rm -rf "$PATRONI_HOME"
-  as_root mkdir -p "$PATRONI_HOME" "$HOLDFAST_OPT/bin"
-  as_root /usr/bin/python3 -m venv "$PATRONI_HOME" || die "python3 -m venv does not work: is python3-venv installed?"
-  as_root "$PATRONI_HOME/bin/pip" --quiet --disable-pip-version-check install --root-user-action ignore \
-    --requirement deploy/patroni/requirements.txt ||
-    die "Patroni $PATRONI_VERSION cannot be installed: see above"
+# install_python NAME: as deploy/NAME/requirements.txt says.
+install_python() {
+  local to=$HOLDFAST_OPT/$1
+  echo "setup: installing what deploy/$1/requirements.txt lists" >&2
+  as_root rm -rf "$to"
+  as_root mkdir -p "$to" "$HOLDFAST_OPT/bin"
+  as_root /usr/bin/python3 -m venv "$to" || die "python3 -m venv does not work: is python3-venv installed?"
+  as_root "$to/bin/pip" --quiet --disable-pip-version-check install --root-user-action ignore \
+    --requirement "deploy/$1/requirements.txt" || die "deploy/$1/requirements.txt cannot be installed: see above"
+  # Last: it says that all is there.
+  as_root install -m 644 "deploy/$1/requirements.txt" "$to/"
   as_root chmod -R go+rX "$HOLDFAST_OPT"
-  as_root ln -sfn ../patroni/bin/patroni ../patroni/bin/patronictl "$HOLDFAST_OPT/bin/"
 }
 
 as_root() {
@@ -155,7 +153,10 @@ need curl curl
 # cargo and curl trust nobody without it.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 have_postgres || packages+=(postgresql)
-have_patroni || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
+python=(patroni)
+[ "$mode" = demo ] || python+=(clients)
+for name in "${python[@]}"; do have_python "$name" || missing+=("$name"); done
+[ ${#missing[@]} = 0 ] || /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
 if [ "$mode" = test ]; then
   if [ $rust = 0 ]; then
     packages+=(rustfmt-web rust-web-clippy)
@@ -175,10 +176,9 @@ fi
 [ ${#packages[@]} = 0 ] || install_packages
 have_c || die "gcc cannot compile and link a C program: try gcc -x c - <<<'int main(void){}'"
 have_rust || die "Rust 1.$RUST_MIN_MINOR or newer is needed, found: $(cargo --version 2>&1 | head -1)"
-if ! have_patroni; then
-  install_patroni
-  have_patroni || die "Patroni $PATRONI_VERSION is installed, but not in $PATRONI_HOME"
-fi
+for name in "${missing[@]}"; do install_python "$name"; done
+[ -e "$HOLDFAST_OPT/bin/patroni" ] ||
+  as_root ln -sfn ../patroni/bin/patroni ../patroni/bin/patronictl "$HOLDFAST_OPT/bin/"
 
 if [ "$mode" = test ]; then
   if have rustup; then
