@@ -9,6 +9,7 @@ use holdfast_core::types::PeerId;
 use holdfast_io::dump::DumpTrigger;
 use holdfast_io::mesh::MeshOptions;
 use holdfast_io::real::block_on;
+use holdfast_sidecar::postgres::{self, Postgres};
 use holdfast_sidecar::{Bootstrap, Error, Member as Who, Options, Prepared, Reload};
 
 use crate::cli::ConfigFile;
@@ -22,6 +23,8 @@ use crate::member::{
 use crate::node::{Servers, dump_on_signal, prepare_system};
 use crate::{logging, node};
 
+/// The role whose machines run the database, for those that only reach it.
+const DATABASE_ROLE: &str = "worker";
 /// The file of Consul's gossip key, in the folder of secrets.
 const GOSSIP_KEY: &str = "gossip.key";
 
@@ -180,5 +183,22 @@ impl Bootstrap for Start {
             holdfast_bootstrap::finish(&self.options, prepared, who.slot).map_err(explain)?;
         tracing::info!(id = %done.peer_id, info = %done.info.display(), "this machine has a name");
         Ok(())
+    }
+
+    async fn postgres(&mut self) -> Result<Option<Postgres>, Error> {
+        let member = &self.member;
+        let Some(settings) = member.postgres.clone() else {
+            return Ok(None);
+        };
+        let role = match member.runs_database {
+            true => member.role.to_string(),
+            false => DATABASE_ROLE.to_owned(),
+        };
+        Ok(Some(Postgres {
+            settings,
+            role,
+            kv: member.patroni_kv.clone(),
+            credentials: postgres::credentials(&member.secrets_dir)?,
+        }))
     }
 }

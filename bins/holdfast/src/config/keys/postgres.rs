@@ -8,7 +8,7 @@ pub const POSTGRES: &[Key] = &[
         key(
             "postgres.bin_dir",
             Form::Text,
-            "Without this section no database is run.\n\
+            "Without this section no database is run; on coordinators it says where one is reached.\n\
              Where PostgreSQL's programs are. Default: the newest below /usr/lib/postgresql.",
         ),
         "\"/usr/lib/postgresql/15/bin\"",

@@ -15,7 +15,7 @@ use holdfast_bootstrap::identity::Role;
 use holdfast_bootstrap::real::TeeConfig;
 use holdfast_core::slots::Slot;
 use holdfast_io::kv::consul as kv;
-use holdfast_postgres::Settings as Postgres;
+use holdfast_postgres::{KvPlace, Settings as Postgres};
 use holdfast_sidecar::{Child, Consul, Peer, Service};
 
 use super::keys::of_member;
@@ -65,6 +65,8 @@ pub struct Member {
     pub postgres: Option<Postgres>,
     /// Whether it is run here, too.
     pub runs_database: bool,
+    /// The KV as Patroni is told of it, where no Consul agent is run.
+    pub patroni_kv: Option<KvPlace>,
     /// Services to register.
     pub services: Vec<Service>,
     /// What this machine is there for.

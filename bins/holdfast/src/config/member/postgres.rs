@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_bootstrap::identity::Role;
 use holdfast_postgres::{EndpointSettings, Settings, Synchronous};
 
 use super::system::find_program;
@@ -209,8 +210,12 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a database is run: not where all that is said is where one is reached.
-pub fn runs_database(tree: &Tree) -> bool {
+/// Whether a database is run: not on coordinators, and not where all that is said is where one is
+/// reached.
+pub fn runs_database(tree: &Tree, role: Option<&Role>) -> bool {
+    if role.is_some_and(Role::is_coordinator) {
+        return false;
+    }
     let given = tree.nodes.keys().any(|name| {
         let key = find_key(name);
         key.is_some_and(|key| key.split().0 == Some("postgres"))

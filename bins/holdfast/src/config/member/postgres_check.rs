@@ -51,6 +51,10 @@ pub fn check_postgres(draft: &Draft, tree: &Tree, strict: Strict, problems: &mut
     if !draft.runs_database {
         return;
     }
+    if draft.kv.addresses.is_empty() && draft.consul.is_none() && !draft.is_given("kv.addresses") {
+        let expected = "the KV that Patroni keeps the leader's key in, or a section [consul]";
+        problem(draft, "kv.addresses", "nothing", expected, problems);
+    }
     check_programs(draft, settings, problems);
     let user = &settings.user;
     check_account(

@@ -97,17 +97,20 @@ pub fn read(
         state_dir: places.state.as_deref(),
     });
     let tee = reader.tee(cluster.as_deref());
+    let role = reader.role();
+    let kv = reader.kv();
+    let patroni_kv = reader.kv_place(&kv);
     let draft = Draft {
         cluster,
-        role: reader.role(),
+        role: role.clone(),
         pinned: reader.key("ordinal", "an integer, 0 to 65535", |value| {
             Slot::try_from(integer(value, 0, i128::from(Slot::MAX))?).ok()
         }),
         peers: peer_names(tree),
-        kv: reader.kv(),
+        kv,
         consul: reader.consul(),
+        runs_database: runs_database(tree, role.as_ref()),
         postgres,
-        runs_database: runs_database(tree),
         services: reader.services(),
         children: reader.children(),
         allow: allowed(tree, "allow"),
@@ -143,6 +146,7 @@ pub fn read(
         consul: draft.consul,
         postgres: draft.postgres,
         runs_database: draft.runs_database,
+        patroni_kv,
         services: draft.services.into_iter().map(|(_, s)| s).collect(),
         children: draft.children.into_iter().map(|(_, c)| c).collect(),
     })
@@ -266,8 +270,25 @@ impl Reader<'_> {
 
     /// The agent is asked with the token that the KV has: what is wrong with it is told there.
     fn agent_token(&mut self) -> Option<Zeroizing<String>> {
-        let file = self.path("kv.token_file")?;
-        read_secret_text(&file).ok()
+        self.again("kv.token_file")
+            .and_then(|file| read_secret_text(&file).ok())
+    }
+
+    /// A path that was read before: what is wrong with it is told.
+    fn again(&mut self, name: &'static str) -> Option<PathBuf> {
+        let told = self.problems.len();
+        let path = self.path(name);
+        self.problems.truncate(told);
+        path
+    }
+
+    /// The KV as others are told of it.
+    fn kv_place(&mut self, kv: &kv::Config) -> Option<postgres::KvPlace> {
+        Some(postgres::KvPlace {
+            address: kv.addresses.first()?.to_string(),
+            token: self.agent_token(),
+            ca_file: self.again("kv.ca_file"),
+        })
     }
 
     fn check_tls(&mut self, addresses: &[kv::Address], tls: Option<&Tls>) {
