@@ -162,6 +162,12 @@ pub enum Blow {
         /// For how long, milliseconds.
         for_ms: u64,
     },
+    /// All replicas stand still, and the waits of commits for them are cancelled one by one
+    /// (`pg_cancel_backend`) until what is broken is mended. Nobody takes over.
+    CancelWait,
+    /// The line of a replica carries nothing until commits no longer wait for it; then a failover
+    /// to it is forced (Patroni's `POST /failover` with a candidate).
+    ForceFailover,
 }
 
 /// When what was broken is mended.
