@@ -1,5 +1,6 @@
 //! What the machine is, once it has a slot.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use holdfast_core::types::{PeerId, Vip};
@@ -25,7 +26,7 @@ pub struct Place {
 }
 
 /// The KV that Patroni uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KvPlace {
     /// `http://host:port` or `https://host:port`.
     pub address: String,
@@ -33,6 +34,16 @@ pub struct KvPlace {
     pub token: Option<Zeroizing<String>>,
     /// Certificates that it is checked against.
     pub ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for KvPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvPlace")
+            .field("address", &self.address)
+            .field("token", &self.token.as_ref().map(|_| "********"))
+            .field("ca_file", &self.ca_file)
+            .finish()
+    }
 }
 
 /// What was derived at bootstrap.
@@ -48,4 +59,38 @@ pub struct Credentials {
     pub rest: Zeroizing<String>,
     /// What the key of the certificate authority is made from.
     pub ca: Zeroizing<[u8; 32]>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(********)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_printed_for_debugging() {
+        let secret = || Zeroizing::new("hush".to_owned());
+        let kv = KvPlace {
+            address: "http://127.0.0.1:8500".to_owned(),
+            token: Some(secret()),
+            ca_file: None,
+        };
+        let credentials = Credentials {
+            superuser: secret(),
+            replication: secret(),
+            rewind: secret(),
+            rest: secret(),
+            ca: Zeroizing::new([7; 32]),
+        };
+        let printed = format!("{kv:?} {credentials:?}");
+        assert!(printed.contains("127.0.0.1:8500"), "{printed}");
+        assert!(
+            !printed.contains("hush") && !printed.contains("[9"),
+            "{printed}"
+        );
+    }
 }
