@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod net;
 pub mod real;
+pub mod route;
 pub mod signal;
 pub mod signal_http;
 pub mod spawn;

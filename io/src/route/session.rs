@@ -1,0 +1,146 @@
+//! One session: a client that waits for a server, is connected, and goes on until the end.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use holdfast_core::route::{Input, Name, SessionId};
+
+use super::pump::{End, pump};
+use super::shared::{Live, Shared};
+use crate::clock::{Clock, timeout};
+use crate::net::{Net, Stream};
+use crate::spawn::Spawn;
+
+/// What a session is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Nothing, until another order comes.
+    #[default]
+    Wait,
+    /// Connect to this server.
+    Connect(Name),
+    /// End, and let both ends see that as a reset.
+    Reset,
+}
+
+/// Where a session finds its orders.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    order: RefCell<Order>,
+    /// Counts orders: two may be equal.
+    given: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Slot {
+    pub(super) fn give(&self, order: Order) {
+        *self.order.borrow_mut() = order;
+        self.given.set(self.given.get() + 1);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn current(&self) -> (Order, u64) {
+        (self.order.borrow().clone(), self.given.get())
+    }
+
+    /// Ready when another order than the `seen`th is there.
+    pub(super) fn poll_newer(&self, cx: &mut Context<'_>, seen: u64) -> Poll<()> {
+        if self.given.get() != seen {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(super) async fn newer(&self, seen: u64) {
+        poll_fn(|cx| self.poll_newer(cx, seen)).await;
+    }
+}
+
+/// A client's connection, and where it gets its orders.
+pub(super) struct Session<N: Net, C: Clock, S: Spawn> {
+    pub(super) shared: Rc<Shared<N, C, S>>,
+    pub(super) _live: Live<N, C, S>,
+    pub(super) id: SessionId,
+    pub(super) slot: Rc<Slot>,
+    pub(super) client: N::Stream,
+}
+
+impl<N: Net, C: Clock, S: Spawn> Session<N, C, S> {
+    /// Run to the end.
+    pub(super) async fn run(mut self) {
+        // Segments leave as they come: the ends have already decided what belongs together.
+        let _ = self.client.set_nodelay(true);
+        let Some((mut server, seen)) = self.connected().await else {
+            let _ = self.client.reset_on_drop();
+            return;
+        };
+        let _ = server.set_nodelay(true);
+        let ordered = |cx: &mut Context<'_>| self.slot.poll_newer(cx, seen);
+        let shared = &self.shared;
+        let ends = (&mut self.client, &mut server);
+        let end = pump(ends, &shared.buffers, &shared.clock, ordered).await;
+        if end != End::Clean {
+            // Without it the application sees a clean end, which would be a lie.
+            let _ = self.client.reset_on_drop();
+            let _ = server.reset_on_drop();
+        }
+        if end != End::Ordered {
+            self.shared.ended(self.id);
+        }
+    }
+
+    /// A connection to the server that was ordered last, and the number of that order. `None`:
+    /// the session is over.
+    async fn connected(&self) -> Option<(N::Stream, u64)> {
+        loop {
+            let (order, seen) = self.slot.current();
+            let name = match order {
+                Order::Reset => return None,
+                Order::Wait => {
+                    self.slot.newer(seen).await;
+                    continue;
+                }
+                Order::Connect(name) => name,
+            };
+            let mut attempt = pin!(self.connect(&name));
+            let tried = poll_fn(|cx| {
+                if self.slot.poll_newer(cx, seen).is_ready() {
+                    return Poll::Ready(None);
+                }
+                attempt.as_mut().poll(cx).map(Some)
+            });
+            match tried.await {
+                None => {}
+                Some(Some(server)) => {
+                    self.shared.handle(Input::Connected(self.id));
+                    return Some((server, seen));
+                }
+                Some(None) => {
+                    self.slot.give(Order::Wait);
+                    self.shared.handle(Input::Failed(self.id));
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, name: &Name) -> Option<N::Stream> {
+        let shared = &self.shared;
+        let addr = shared.address(name)?;
+        let connecting = shared.net.connect(None, addr);
+        match timeout(&shared.clock, shared.connect_timeout, connecting).await {
+            Ok(Ok(server)) => return Some(server),
+            Ok(Err(error)) => tracing::debug!(server = %name, %addr, %error, "a server refused"),
+            Err(error) => tracing::debug!(server = %name, %addr, %error, "a server is silent"),
+        }
+        None
+    }
+}
