@@ -3,9 +3,11 @@
 //! A child is a process, or a part of this one ([`Inside`]): the mesh is a child like any other,
 //! so that order, restarts and shutdown are decided in one place.
 
+mod hooks;
+mod job;
+mod readiness;
+
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,91 +18,15 @@ use holdfast_io::net::Net;
 use holdfast_io::spawn::{Spawn, Task};
 use tokio::sync::{mpsc, watch};
 
-use crate::options::{Child, Ready};
-use crate::probe;
-use crate::processes::{Processes, Spec};
+pub use hooks::{CHECK_LIMIT, Check, Cleanup, Hooks, Look};
+pub use job::{Inside, Job, ProcessJob, ReadyNow, Supervised};
+
+use crate::options::Ready;
+use crate::processes::Processes;
 use crate::status::{ChildStatus, Shared, name_of};
 
-/// First and longest pause between looks at a child that is not ready.
-const LOOK_FIRST: Duration = Duration::from_millis(50);
-const LOOK_LAST: Duration = Duration::from_secs(1);
-/// Pause between looks at one that is.
-const LOOK_READY: Duration = Duration::from_secs(5);
-/// So many looks in a row have to fail before a child is no longer ready: one may meet a pause.
-const LOOKS_FAILED: u32 = 3;
-/// Not ready for so long is worth a word in the log, and again every time it has doubled.
-const LOOK_TELL: Duration = Duration::from_secs(10);
 /// What parts of this process have to say at one time.
 const TOLD_MAX: usize = 256;
-
-/// A part of this process that is run like a child.
-///
-/// The future ends when the part does, with an exit code; `ready` says that it does what it is
-/// there for; the stop asks it to end.
-pub type Inside = Rc<dyn Fn(Stop, ReadyNow) -> Pin<Box<dyn Future<Output = i32>>>>;
-
-/// Says that a part of this process is ready.
-pub struct ReadyNow {
-    run: Run,
-    told: mpsc::Sender<Input>,
-}
-
-impl ReadyNow {
-    /// It is.
-    pub async fn tell(self) {
-        // Without a receiver everything has ended already.
-        let _ = self.told.send(Input::Ready(self.run)).await;
-    }
-}
-
-/// What runs.
-#[derive(Clone)]
-pub enum Job {
-    /// A process.
-    Process {
-        /// How it is started.
-        spec: Spec,
-        /// When it is ready.
-        ready: Ready,
-    },
-    /// A part of this process.
-    Inside(Inside),
-}
-
-/// A child as the driver needs it.
-#[derive(Clone)]
-pub struct Supervised {
-    /// What the machine needs to know.
-    pub child: supervise::Child,
-    /// What runs.
-    pub job: Job,
-}
-
-impl From<&Child> for Supervised {
-    fn from(child: &Child) -> Supervised {
-        let spec = Spec::from(child);
-        let definition = format!("{spec:?} {:?} {}", child.ready, child.one_shot);
-        Supervised {
-            child: supervise::Child {
-                name: child.name.clone(),
-                after: child.after.clone(),
-                ready_at_once: child.ready == Ready::AtOnce,
-                one_shot: child.one_shot,
-                digest: digest(definition.as_bytes()),
-                stop_signal: child.stop_signal,
-                stop_deadline: child.stop_deadline,
-                backoff_first: child.backoff_first,
-                backoff_last: child.backoff_last,
-                max_restarts: child.max_restarts,
-                window: child.window,
-            },
-            job: Job::Process {
-                spec,
-                ready: child.ready.clone(),
-            },
-        }
-    }
-}
 
 /// SHA-256.
 pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
@@ -127,17 +53,56 @@ pub enum Command {
     Hurry,
 }
 
+/// What tasks have to say.
+pub(crate) enum Told {
+    Input(Input),
+    /// What was found before the start of a run.
+    Checked {
+        run: Run,
+        result: Result<(), String>,
+    },
+    /// Why a run is not ready.
+    NotReady {
+        run: Run,
+        why: String,
+    },
+    /// Nothing of a run is left, nor of what it has left behind.
+    Cleaned {
+        run: Run,
+        how: Ended,
+    },
+}
+
+impl From<Input> for Told {
+    fn from(input: Input) -> Told {
+        Told::Input(input)
+    }
+}
+
 /// A run that has not ended.
 struct Active {
     child: Name,
     pid: Option<u32>,
     kind: Kind,
+    /// It was asked to end.
+    asked: bool,
+    /// For what it may leave behind then.
+    cleanup: Option<Cleanup>,
     /// Looks whether it is ready.
     _probe: Option<Task>,
 }
 
 enum Kind {
+    /// Not started yet: dropped, nothing is.
+    Checking {
+        _task: Task,
+    },
     Process,
+    /// It has ended, and what it has left behind is about to.
+    Cleaning {
+        hurry: watch::Sender<bool>,
+        _task: Task,
+    },
     Inside {
         stop: watch::Sender<bool>,
         task: Option<Task>,
@@ -154,7 +119,9 @@ pub struct Children<P, N, C, S> {
     clock: C,
     spawn: S,
     status: Shared,
-    told: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    told: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
+    /// What keeps a child from being started, or ready.
+    problems: BTreeMap<Name, String>,
     hurried: bool,
 }
 
@@ -180,6 +147,7 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
             spawn,
             status,
             told: mpsc::channel(TOLD_MAX),
+            problems: BTreeMap::new(),
             hurried: false,
         })
     }
@@ -207,8 +175,8 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
                     Some(command) => self.command(command),
                     None => open = false,
                 },
-                (run, how) = self.processes.ended() => self.handle(Input::Ended { run, how }),
-                Some(input) = self.told.1.recv() => self.handle(input),
+                (run, how) = self.processes.ended() => self.process_ended(run, how),
+                Some(told) = self.told.1.recv() => self.hear(told),
                 () = timer => {
                     let now = self.clock.now();
                     // A timer may fire a moment early: the machine has to see it reached.
@@ -219,16 +187,62 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
         }
     }
 
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Input(input) => self.handle(input),
+            Told::Checked { run, result } => self.checked(run, result),
+            Told::NotReady { run, why } => {
+                if let Some(active) = self.active.get(&run) {
+                    self.problems.insert(active.child.clone(), why);
+                }
+            }
+            Told::Cleaned { run, how } => self.handle(Input::Ended { run, how }),
+        }
+    }
+
     fn handle(&mut self, input: Input) {
         match &input {
             // What was sent before its run ended.
             Input::Ready(run) | Input::Unready(run) if !self.active.contains_key(run) => return,
-            Input::Ended { run, .. } => {
-                self.active.remove(run);
+            Input::Ready(run) => {
+                let child = self.active.get(run).map(|active| &active.child);
+                child.map(|child| self.problems.remove(child));
+            }
+            Input::Ended { run, how } => {
+                // Why it was not started is worth knowing until it is.
+                if let Some(active) = self.active.remove(run)
+                    && *how != Ended::NotStarted
+                {
+                    self.problems.remove(&active.child);
+                }
             }
             _ => {}
         }
         self.supervisor.handle(self.clock.now(), input);
+    }
+
+    /// A process and its group are gone. What it has left elsewhere is ended when somebody wanted
+    /// its end; else its next run may go on with it.
+    fn process_ended(&mut self, run: Run, how: Ended) {
+        let hurried = self.hurried;
+        let active = self.active.get_mut(&run).filter(|active| active.asked);
+        let Some((active, cleanup)) = active.and_then(|active| {
+            let cleanup = active.cleanup.take()?;
+            Some((active, cleanup))
+        }) else {
+            return self.handle(Input::Ended { run, how });
+        };
+        let killed = how == Ended::Signal(Signal(libc::SIGKILL));
+        let (hurry, stop) = watch::channel(hurried || killed);
+        let told = self.told.0.clone();
+        let task = self.spawn.spawn("clean-up of a child", async move {
+            cleanup(stop.into()).await;
+            // Without a receiver everything has ended already.
+            let _ = told.send(Told::Cleaned { run, how }).await;
+        });
+        active.pid = None;
+        active._probe = None;
+        active.kind = Kind::Cleaning { hurry, _task: task };
     }
 
     fn command(&mut self, command: Command) {
@@ -254,9 +268,14 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
             Command::Shutdown => self.handle(Input::Shutdown),
             Command::Hurry => {
                 self.hurried = true;
-                for (run, active) in &self.active {
-                    if matches!(active.kind, Kind::Process) {
-                        self.processes.signal(*run, Signal(libc::SIGKILL));
+                for (run, active) in &mut self.active {
+                    match &active.kind {
+                        Kind::Process => {
+                            active.asked = true;
+                            self.processes.signal(*run, Signal(libc::SIGKILL));
+                        }
+                        Kind::Cleaning { hurry, .. } => drop(hurry.send_replace(true)),
+                        Kind::Checking { .. } | Kind::Inside { .. } => {}
                     }
                 }
             }
@@ -284,45 +303,101 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
 
     fn start(&mut self, child: Name, run: Run) {
         match self.jobs.get(&child).cloned() {
-            None => {
-                tracing::error!(%child, "there is nothing to start");
-                let how = Ended::NotStarted;
-                self.handle(Input::Ended { run, how });
-            }
-            Some(Job::Process { spec, ready }) => match self.processes.spawn(run, &spec) {
-                Ok(pid) => {
-                    tracing::info!(%child, pid, "started");
-                    let active = Active {
-                        child,
-                        pid: Some(pid),
-                        kind: Kind::Process,
-                        _probe: self.watch(run, &spec.name, ready),
-                    };
-                    self.active.insert(run, active);
-                    self.handle(Input::Started(run));
-                }
-                Err(error) => {
-                    tracing::error!(%child, %error, "cannot be started");
-                    let how = Ended::NotStarted;
-                    self.handle(Input::Ended { run, how });
+            None => self.not_started(child, run, "there is nothing to start".to_owned()),
+            Some(Job::Process(process)) => match process.hooks.check.clone() {
+                Some(check) => self.check(child, run, check),
+                None => {
+                    if self.start_process(child, run, *process) {
+                        self.handle(Input::Started(run));
+                    }
                 }
             },
             Some(Job::Inside(inside)) => self.start_inside(child, run, &inside),
         }
     }
 
+    /// Look whether it may be started. For the machine it runs from now on, so that it can be
+    /// asked to end.
+    fn check(&mut self, child: Name, run: Run, check: Check) {
+        let (told, clock) = (self.told.0.clone(), self.clock.clone());
+        let task = self.spawn.spawn("check of a child", async move {
+            let result = check.run(clock).await;
+            // Without a receiver everything has ended already.
+            let _ = told.send(Told::Checked { run, result }).await;
+        });
+        let active = Active {
+            child,
+            pid: None,
+            kind: Kind::Checking { _task: task },
+            asked: false,
+            cleanup: None,
+            _probe: None,
+        };
+        self.active.insert(run, active);
+        self.handle(Input::Started(run));
+    }
+
+    fn checked(&mut self, run: Run, result: Result<(), String>) {
+        let is_checking = |active: &&Active| matches!(active.kind, Kind::Checking { .. });
+        let Some(active) = self.active.get(&run).filter(is_checking) else {
+            return;
+        };
+        let child = active.child.clone();
+        if let Err(why) = result {
+            return self.not_started(child, run, why);
+        }
+        let Some(Job::Process(process)) = self.jobs.get(&child).cloned() else {
+            return self.not_started(child, run, "there is nothing to start".to_owned());
+        };
+        self.problems.remove(&child);
+        let at_once = process.ready == Ready::AtOnce;
+        if self.start_process(child, run, *process) && at_once {
+            self.handle(Input::Ready(run));
+        }
+    }
+
+    /// Whether it runs.
+    fn start_process(&mut self, child: Name, run: Run, process: ProcessJob) -> bool {
+        match self.processes.spawn(run, &process.spec) {
+            Ok(pid) => {
+                tracing::info!(%child, pid, "started");
+                let active = Active {
+                    child,
+                    pid: Some(pid),
+                    kind: Kind::Process,
+                    asked: false,
+                    cleanup: process.hooks.cleanup,
+                    _probe: self.watch(run, &process.spec.name, process.ready),
+                };
+                self.active.insert(run, active);
+                true
+            }
+            Err(error) => {
+                self.not_started(child, run, error.to_string());
+                false
+            }
+        }
+    }
+
+    fn not_started(&mut self, child: Name, run: Run, why: String) {
+        // Every try says the same until it is mended: once in the log is enough.
+        if self.problems.get(&child) != Some(&why) {
+            tracing::error!(%child, "cannot be started: {why}");
+        }
+        self.problems.insert(child, why);
+        let how = Ended::NotStarted;
+        self.handle(Input::Ended { run, how });
+    }
+
     fn start_inside(&mut self, child: Name, run: Run, inside: &Inside) {
         let (switch, stop) = Stop::new();
         let told = self.told.0.clone();
-        let ready = ReadyNow {
-            run,
-            told: told.clone(),
-        };
+        let ready = ReadyNow::new(run, told.clone());
         let future = inside(stop, ready);
         let task = self.spawn.spawn("part of the sidecar", async move {
             let how = Ended::Code(future.await);
             // Without a receiver everything has ended already.
-            let _ = told.send(Input::Ended { run, how }).await;
+            let _ = told.send(Input::Ended { run, how }.into()).await;
         });
         let kind = Kind::Inside {
             stop: switch,
@@ -332,6 +407,8 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
             child,
             pid: None,
             kind,
+            asked: false,
+            cleanup: None,
             _probe: None,
         };
         self.active.insert(run, active);
@@ -343,7 +420,16 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
         let Some(active) = self.active.get_mut(&run) else {
             return;
         };
+        active.asked = true;
         match &mut active.kind {
+            Kind::Checking { .. } => {
+                let how = Ended::NotStarted;
+                self.handle(Input::Ended { run, how });
+            }
+            Kind::Cleaning { hurry, .. } => {
+                let kill = hurried || signal.0 == libc::SIGKILL;
+                hurry.send_if_modified(|now| !std::mem::replace(now, kill) && kill);
+            }
             Kind::Process if hurried => self.processes.signal(run, Signal(libc::SIGKILL)),
             Kind::Process => self.processes.signal(run, signal),
             Kind::Inside { task, .. } if signal.0 == libc::SIGKILL => {
@@ -364,18 +450,10 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
         if ready == Ready::AtOnce {
             return None;
         }
-        let (net, clock, spawn) = (self.net.clone(), self.clock.clone(), self.spawn.clone());
+        let world = (self.net.clone(), self.clock.clone(), self.spawn.clone());
         let (told, child) = (self.told.0.clone(), child.clone());
-        Some(self.spawn.spawn("readiness", async move {
-            let world = (&net, &clock, &spawn);
-            loop {
-                until_ready(&child, &ready, world).await;
-                let _ = told.send(Input::Ready(run)).await;
-                let why = until_unready(&ready, world).await;
-                tracing::warn!(%child, "no longer ready: {why}");
-                let _ = told.send(Input::Unready(run)).await;
-            }
-        }))
+        let looking = readiness::keep_looking(run, child, ready, world, told);
+        Some(self.spawn.spawn("readiness", looking))
     }
 
     /// Let others see how it stands.
@@ -385,14 +463,20 @@ impl<P: Processes, N: Net, C: Clock, S: Spawn> Children<P, N, C, S> {
             runs.find(|active| active.child.as_str() == name)?.pid
         };
         let views = self.supervisor.views().into_iter();
+        let problem_of = |view: &supervise::ChildView| {
+            let lasts = !matches!(view.state, State::Ready | State::Done);
+            let mut problems = self.problems.iter().filter(|_| lasts);
+            let found = problems.find(|(name, _)| name.as_str() == view.name);
+            found.map(|(_, why)| why.clone())
+        };
         let children: Vec<ChildStatus> = views
             .map(|view| ChildStatus {
+                problem: problem_of(&view),
                 pid: pid_of(&view.name),
                 state: name_of(&view.state),
                 name: view.name,
                 restarts: view.restarts,
                 last_end: view.last_end,
-                problem: None,
             })
             .collect();
         self.status.update(|status| status.children = children);
@@ -407,41 +491,6 @@ fn parts(children: Vec<Supervised>) -> (Vec<supervise::Child>, BTreeMap<Name, Jo
         machine.push(child);
     }
     (machine, jobs)
-}
-
-async fn until_ready<N: Net, C: Clock, S: Spawn>(child: &Name, ready: &Ready, world: (&N, &C, &S)) {
-    let clock = world.1;
-    let since = clock.now().mono;
-    let (mut pause, mut tell) = (LOOK_FIRST, LOOK_TELL);
-    while let Err(why) = probe::look(ready, world).await {
-        let waited = clock.now().mono.saturating_duration_since(since);
-        if waited >= tell {
-            tracing::info!(%child, waited_s = waited.as_secs(), "not ready yet: {why}");
-            tell = waited * 2;
-        }
-        clock.sleep(pause).await;
-        pause = (pause * 2).min(LOOK_LAST);
-    }
-}
-
-async fn until_unready<N: Net, C: Clock, S: Spawn>(ready: &Ready, world: (&N, &C, &S)) -> String {
-    let mut failed = 0;
-    loop {
-        let pause = match failed {
-            0 => LOOK_READY,
-            _ => LOOK_LAST,
-        };
-        world.1.sleep(pause).await;
-        match probe::look(ready, world).await {
-            Ok(()) => failed = 0,
-            Err(why) => {
-                failed += 1;
-                if failed >= LOOKS_FAILED {
-                    return why;
-                }
-            }
-        }
-    }
 }
 
 fn log(child: &Name, state: State, why: &str) {
