@@ -90,7 +90,7 @@ install_python() {
   as_root rm -rf "$to"
   as_root mkdir -p "$to" "$HOLDFAST_OPT/bin"
   as_root /usr/bin/python3 -m venv "$to" || die "python3 -m venv does not work: is python3-venv installed?"
-  as_root "$to/bin/pip" --quiet --disable-pip-version-check install --root-user-action ignore \
+  as_root "$to/bin/pip" --quiet --disable-pip-version-check install --use-pep517 --root-user-action ignore \
     --requirement "deploy/$1/requirements.txt" || die "deploy/$1/requirements.txt cannot be installed: see above"
   # Last: it says that all is there.
   as_root install -m 644 "deploy/$1/requirements.txt" "$to/"
