@@ -29,6 +29,7 @@ pub use definitions::{Desired, Wanted, config_entries, desired};
 
 use crate::consul_agent;
 use crate::options::Member;
+use crate::services::TAGS_MAX;
 use crate::status::{ServiceStatus, Shared, SidecarStatus};
 
 /// How often everything is compared, whether or not something is known to have changed: somebody
@@ -252,6 +253,15 @@ impl<N: Net, C: Clock, S: Spawn> Registrar<N, C, S> {
             Err(failure) => Err(failure),
         }
     }
+}
+
+/// What the instance of a service is from now on.
+pub(crate) fn set_role(wanted: &watch::Sender<Wanted>, service: &str, mut tags: Vec<String>) {
+    tags.truncate(TAGS_MAX);
+    wanted.send_if_modified(|wanted| {
+        let before = wanted.roles.insert(service.to_owned(), tags.clone());
+        before.unwrap_or_default() != tags
+    });
 }
 
 /// Keep it so, as long as the agent's child runs.

@@ -17,6 +17,7 @@ use crate::admin::{self, Admin};
 use crate::consul_agent;
 use crate::error::Error;
 use crate::options::{Bootstrap, Member, Options, peer_id, slots_of};
+use crate::postgres::Database;
 use crate::processes::RealProcesses;
 use crate::services;
 use crate::signals::{self, Ask};
@@ -73,7 +74,13 @@ pub async fn run_asked<B: Bootstrap>(
         status.instance = Some(prepared.instance.clone());
         status.slot.pinned = options.slots.pinned.is_some();
     });
-    let mut claim = Claim::start(&options, slots, &prepared.instance, &seed, &admin)?;
+    let mut claim = Claim::start(
+        &options,
+        slots,
+        &prepared.instance,
+        &seed,
+        (&admin, &shared),
+    )?;
     let slot = tokio::select! {
         slot = claim.owned(&options, &shared) => slot?,
         () = stop(&mut asked) => return Ok(()),
@@ -81,6 +88,10 @@ pub async fn run_asked<B: Bootstrap>(
     let member = member(&options, prepared.instance, slot)?;
     tracing::info!(id = %member.id, vip = %member.vip, instance = member.instance, "this machine is");
     options.bootstrap.finish(&member).await?;
+    let postgres = options.bootstrap.postgres().await?;
+    let database = postgres
+        .map(|postgres| Database::new(postgres, &options, &member))
+        .transpose()?;
     shared.update(|status| {
         status.phase = "running".to_owned();
         status.id = Some(member.id.to_string());
@@ -90,6 +101,7 @@ pub async fn run_asked<B: Bootstrap>(
         options,
         member,
         prepared.gossip_key,
+        database,
         processes,
         shared,
         page,

@@ -51,8 +51,10 @@ pub struct SlotStatus {
     pub pinned: bool,
     /// For how long it is owned without another renewal, milliseconds.
     pub lease_left_ms: Option<u64>,
-    /// What stands in the way.
+    /// What stands in the way; gone when it no longer does.
     pub waiting_for: Option<String>,
+    /// The KV refuses our token.
+    pub refused: bool,
 }
 
 /// A slot of the role.
@@ -181,6 +183,11 @@ impl SidecarStatus {
         }
         if !matches!(self.slot.state.as_str(), "owning" | "pinned") && self.slot.slot.is_none() {
             found.push("no slot is owned".to_owned());
+        }
+        if let Some(why) = self.slot.waiting_for.as_ref().filter(|_| self.slot.refused)
+            && self.phase == "running"
+        {
+            found.push(why.clone());
         }
         for child in &self.children {
             if !matches!(child.state.as_str(), "ready" | "done") {

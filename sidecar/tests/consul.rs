@@ -86,6 +86,7 @@ impl Agents {
             user: None,
             group: None,
             env: Vec::new(),
+            without: Vec::new(),
             dir: None,
         };
         self.processes.spawn(run, &spec).unwrap();

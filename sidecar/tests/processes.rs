@@ -19,6 +19,7 @@ fn spec(script: &str) -> Spec {
         user: None,
         group: None,
         env: Vec::new(),
+        without: Vec::new(),
         dir: None,
     }
 }

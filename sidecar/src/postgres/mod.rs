@@ -1,13 +1,47 @@
 //! The database of a member: Patroni as a child, what the cluster says of itself, and the
 //! endpoints. What must hold is in `docs/postgres.md`.
+//!
+//! * [`child`]: Patroni, before whose start a guard looks; [`postmaster`]: what it may leave behind.
+//! * [`endpoints`]: where clients come in, on every machine that has the table.
+//! * [`follow`]: the status, and the role tags of the registered service.
+//! * [`parts`]: what the crate `holdfast_postgres` does for all of them.
 
+mod child;
+mod endpoints;
+mod follow;
+mod parts;
+mod postmaster;
 mod secrets;
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_core::supervise::Name;
+use holdfast_core::types::{PeerId, Vip};
+use holdfast_io::real::RealSpawn;
+use holdfast_io::route::Backend;
+use holdfast_io::spawn::{Spawn, Task};
+use holdfast_postgres::{Place, PostgresStatus};
+use tokio::sync::watch;
 
 pub use holdfast_postgres::{Credentials, KvPlace, Settings};
 pub use secrets::credentials;
 
+use crate::children::Supervised;
+use crate::consul_agent;
+use crate::error::Error;
+use crate::options::{Member, Options, Peer};
+use crate::registration::Wanted;
+use crate::services::{Check, Service};
+use crate::status::Shared;
+use endpoints::Endpoints;
+use parts::Parts;
+
 /// The name of Patroni's child.
 pub const NAME: &str = "patroni";
+/// The name of the endpoints among the children.
+pub const ENDPOINTS: &str = "endpoints";
 /// The name that the database is registered under.
 pub const SERVICE: &str = "postgres";
 
@@ -24,4 +58,154 @@ pub struct Postgres {
     pub kv: Option<KvPlace>,
     /// What was derived at bootstrap: [`credentials`] reads it.
     pub credentials: Credentials,
+}
+
+/// The database of this machine, for as long as the machine is a member.
+pub(crate) struct Database {
+    settings: Rc<Settings>,
+    role: String,
+    /// Whether it runs here, and is not only reached.
+    runs: bool,
+    has_agent: bool,
+    place: Place,
+    parts: Parts,
+    backends: watch::Sender<Vec<Backend>>,
+}
+
+impl Database {
+    /// # Errors
+    /// [`Error::Config`] for what cannot be run here.
+    pub(crate) fn new<B>(
+        postgres: Postgres,
+        options: &Options<B>,
+        member: &Member,
+    ) -> Result<Database, Error> {
+        let settings = Rc::new(postgres.settings);
+        let kv = options
+            .consul
+            .as_ref()
+            .map(|consul| KvPlace {
+                address: consul_agent::endpoint().to_string(),
+                token: consul.token.clone(),
+                ca_file: None,
+            })
+            .or(postgres.kv);
+        let no_kv = "a database needs a KV for Patroni: run a Consul agent, or set kv.addresses";
+        let kv = kv.ok_or_else(|| Error::Config(no_kv.to_owned()))?;
+        let members = members(&postgres.role, &options.peers);
+        let place = Place {
+            cluster: options.cluster.clone(),
+            id: member.id.clone(),
+            instance: member.instance.clone(),
+            vip: member.vip,
+            members: members
+                .iter()
+                .map(|peer| (peer.id.clone(), peer.vip))
+                .collect(),
+            kv,
+            run_dir: options.run_dir.clone(),
+        };
+        let runs = place.members.iter().any(|(id, _)| *id == member.id);
+        let parts = Parts::new(settings.clone(), place.clone(), postgres.credentials)
+            .map_err(Error::Config)?;
+        Ok(Database {
+            backends: watch::Sender::new(endpoints::backends(members, &settings)),
+            settings,
+            role: postgres.role,
+            runs,
+            has_agent: options.consul.is_some(),
+            place,
+            parts,
+        })
+    }
+
+    /// Patroni, where the database runs here, and the endpoints.
+    pub(crate) fn children(&self, shared: &Shared) -> Vec<Supervised> {
+        let mut all = Vec::new();
+        let name = |name: &str| -> Name { name.parse().expect("letters are a name") };
+        if self.runs {
+            let mut after = vec![name(crate::run::MESH)];
+            after.extend(self.has_agent.then(|| name(consul_agent::NAME)));
+            let guard = self.parts.guard();
+            all.push(child::supervised(&self.settings, &self.place, after, guard));
+        }
+        let endpoints = Endpoints {
+            settings: self.settings.clone(),
+            backends: self.backends.clone(),
+            probe: self.parts.probe(),
+            shared: shared.clone(),
+        };
+        all.push(endpoints.supervised(vec![name(crate::run::MESH)]));
+        all
+    }
+
+    /// Keep the status and the role tags as they should be, until the task is dropped.
+    pub(crate) fn follow(&self, shared: &Shared, wanted: &watch::Sender<Wanted>) -> Task {
+        let (told, seen) = watch::channel(PostgresStatus {
+            scope: self.settings.scope.clone(),
+            ..PostgresStatus::default()
+        });
+        let watching = self.parts.watch(told);
+        let following = follow::follow(seen, shared.clone(), wanted.clone());
+        RealSpawn.spawn("database watcher", async move {
+            tokio::join!(watching, following);
+        })
+    }
+
+    /// The services with the database's own, unless it is there already.
+    pub(crate) fn with_service(&self, services: &[Service]) -> Vec<Service> {
+        let mut all = services.to_vec();
+        let is_there = |service: &Service| {
+            service.name == SERVICE || service.registered_name() == Some(SERVICE)
+        };
+        if self.runs && !all.iter().any(is_there) {
+            all.push(Service {
+                name: SERVICE.to_owned(),
+                port: self.settings.port,
+                subset: None,
+                vip: None,
+                sidecar_port: None,
+                parent: None,
+                registers_parent: false,
+                check: Some(Check::Child(NAME.to_owned())),
+            });
+        }
+        all
+    }
+
+    /// These are the peers from now on.
+    pub(crate) fn set_peers(&self, peers: &[Peer]) {
+        let members = members(&self.role, peers);
+        let list: Vec<(PeerId, Vip)> = members
+            .iter()
+            .map(|peer| (peer.id.clone(), peer.vip))
+            .collect();
+        self.parts.set_members(list);
+        let backends = endpoints::backends(members, &self.settings);
+        self.backends.send_if_modified(|known| {
+            let is_new = *known != backends;
+            *known = backends;
+            is_new
+        });
+    }
+
+    /// End a server that runs without Patroni, at the end of everything.
+    pub(crate) async fn end_leftovers(&self, limit: Duration) {
+        if self.runs {
+            child::end_within(self.data_dir(), limit).await;
+        }
+    }
+
+    fn data_dir(&self) -> &Path {
+        &self.settings.data_dir
+    }
+}
+
+/// The peers of a role, in the order of the list.
+fn members<'a>(role: &str, peers: &'a [Peer]) -> Vec<&'a Peer> {
+    let of = |peer: &&Peer| {
+        let found = peer.id.as_str().rsplit_once('-');
+        found.is_some_and(|(found, _)| found == role)
+    };
+    peers.iter().filter(of).collect()
 }

@@ -317,7 +317,7 @@ fn command(spec: &Spec, account: Option<&Account>) -> Result<Command, SpawnError
         return Err(SpawnError::Empty);
     }
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(inherited());
+    command.args(arguments).env_clear().envs(inherited(spec));
     if let Some(account) = account {
         // SAFETY: takes nothing, cannot fail.
         let own = unsafe { libc::geteuid() };

@@ -24,6 +24,8 @@ pub struct Spec {
     pub group: Option<String>,
     /// Variables beside the sidecar's own, whose secrets are left out.
     pub env: Vec<(String, String)>,
+    /// How those of the sidecar's own begin that it does not get.
+    pub without: Vec<String>,
     /// Where it runs.
     pub dir: Option<PathBuf>,
 }
@@ -36,17 +38,22 @@ impl From<&Child> for Spec {
             user: child.user.clone(),
             group: child.group.clone(),
             env: child.env.clone(),
+            without: Vec::new(),
             dir: child.dir.clone(),
         }
     }
 }
 
 /// The sidecar's own variables that a child may have.
-pub(super) fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
+pub(super) fn inherited(spec: &Spec) -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy();
         // A service manager's descriptors are the sidecar's, not its children's.
-        !name.starts_with(SECRET_PREFIX) && name != "NOTIFY_SOCKET" && !name.starts_with("LISTEN_")
+        let unwanted = |begin: &String| name.starts_with(begin.as_str());
+        !spec.without.iter().any(unwanted)
+            && !name.starts_with(SECRET_PREFIX)
+            && name != "NOTIFY_SOCKET"
+            && !name.starts_with("LISTEN_")
     })
 }
 

@@ -18,6 +18,10 @@ const DIGEST: &str = "holdfast-digest";
 const CHECK_INTERVAL: &str = "10s";
 const CHECK_TIMEOUT: &str = "2s";
 
+/// The tag of a primary, and what configurations made for the reference deployment call it.
+const PRIMARY: &str = "primary";
+const MASTER: &str = "master";
+
 /// What should be registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -86,6 +90,9 @@ pub fn desired(wanted: &Wanted, member: &Member) -> Vec<Desired> {
         if service.parent.is_none() {
             tags.extend(service.subset.clone());
         }
+        if tags.contains(PRIMARY) && names_master(wanted, name) {
+            tags.insert(MASTER.to_owned());
+        }
         let mut definition = consul::Service {
             id: format!("{name}-{}", member.id),
             name: name.to_owned(),
@@ -116,6 +123,13 @@ pub fn desired(wanted: &Wanted, member: &Member) -> Vec<Desired> {
         });
     }
     all
+}
+
+/// Whether others are led to the primary by the former word.
+fn names_master(wanted: &Wanted, parent: &str) -> bool {
+    wanted.services.iter().any(|service| {
+        service.parent.as_deref() == Some(parent) && service.subset.as_deref() == Some(MASTER)
+    })
 }
 
 fn checks(service: &Service) -> Vec<consul::Check> {
@@ -212,6 +226,21 @@ mod tests {
         assert_eq!(found[0].service.tags, role);
         assert_eq!(found[1].service.tags, ["blue"]);
         assert_eq!(found[1].child.as_deref(), Some("nginx"));
+    }
+
+    #[test]
+    fn a_primary_is_called_what_its_callers_call_it() {
+        let mut wanted = postgres();
+        wanted
+            .roles
+            .insert("postgres".to_owned(), vec!["primary".to_owned()]);
+        assert_eq!(
+            desired(&wanted, &member())[0].service.tags,
+            ["master", "primary"]
+        );
+        wanted.services.remove(0);
+        wanted.services[0].registers_parent = true;
+        assert_eq!(desired(&wanted, &member())[0].service.tags, ["primary"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use holdfast_core::entropy::Seed;
 use holdfast_core::slots::{self, Event, Loss, Obstacle, Slot, Slots};
 use holdfast_io::clock::Clock;
-use holdfast_io::kv::Kv;
+use holdfast_io::kv::{Answer, Kv, Request, Response};
 use holdfast_io::real::{RealClock, RealSpawn};
 use holdfast_io::spawn::{Spawn, Task};
 use tokio::sync::mpsc;
@@ -32,13 +32,17 @@ impl Claim {
         slots: Vec<Slot>,
         instance: &str,
         seed: &Seed,
-        admin: &Admin,
+        (admin, shared): (&Admin, &Shared),
     ) -> Result<Claim, Error> {
         // A machine says little: bounded by what happens to a slot.
         let (sender, events) = mpsc::unbounded_channel();
         let task = match &options.kv {
             None => None,
             Some(kv) => {
+                let kv = Rc::new(Watched {
+                    kv: kv.clone(),
+                    shared: shared.clone(),
+                });
                 let config = slots::Config {
                     cluster: options.cluster.clone(),
                     instance: instance.to_owned(),
@@ -49,7 +53,7 @@ impl Claim {
                 };
                 let machine = Slots::new(config, seed.fork("slots"), RealClock.now())
                     .map_err(|error| Error::Config(error.to_string()))?;
-                Some(Claim::spawn(machine, kv.clone(), sender.clone(), admin))
+                Some(Claim::spawn(machine, kv, sender.clone(), admin))
             }
         };
         Ok(Claim {
@@ -107,7 +111,7 @@ impl Claim {
             };
             match event {
                 Event::Owned { slot, .. } => {
-                    shared.update(|status| status.slot.waiting_for = None);
+                    unhindered(shared);
                     return Ok(slot);
                 }
                 Event::Waiting(Obstacle::Forbidden(what)) => return Err(Error::KvRefused(what)),
@@ -133,13 +137,41 @@ impl Claim {
                     let why = Loss::Overwritten;
                     return Error::SlotLost { slot, why };
                 }
-                Event::Owned { .. } => shared.update(|status| status.slot.waiting_for = None),
-                Event::Waiting(obstacle) => {
-                    shared.update(|status| status.slot.waiting_for = Some(obstacle.to_string()));
-                }
+                Event::Owned { .. } => unhindered(shared),
+                Event::Waiting(obstacle) => shared.update(|status| {
+                    status.slot.refused = matches!(obstacle, Obstacle::Forbidden(_));
+                    status.slot.waiting_for = Some(obstacle.to_string());
+                }),
             }
         }
     }
+}
+
+/// A KV whose answers end what stood in the way: a renewal that succeeds is no event.
+struct Watched {
+    kv: Rc<dyn Kv>,
+    shared: Shared,
+}
+
+impl Kv for Watched {
+    fn call(&self, request: Request) -> Answer<'_> {
+        Box::pin(async move {
+            let result = self.kv.call(request).await;
+            // Only who owns a slot writes again; that reads succeed says nothing of writes.
+            let owned = self.shared.view(|status| status.slot.slot.is_some());
+            if owned && matches!(result, Ok(Response::Done(_))) {
+                unhindered(&self.shared);
+            }
+            result
+        })
+    }
+}
+
+fn unhindered(shared: &Shared) {
+    shared.update(|status| {
+        status.slot.waiting_for = None;
+        status.slot.refused = false;
+    });
 }
 
 fn log(event: &Event) {

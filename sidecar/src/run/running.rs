@@ -20,9 +20,10 @@ use crate::error::Error;
 use crate::hosts::{self, Written};
 use crate::inside::Node;
 use crate::options::{Child, Consul, Member, Options, Peer, Reload, slots_of};
+use crate::postgres::{self, Database};
 use crate::processes::{RealProcesses, end_strays};
 use crate::registration::{self, Wanted};
-use crate::services::{self, Service, TAGS_MAX};
+use crate::services::{self, Service};
 use crate::signals::Ask;
 use crate::status::{ConsulStatus, Shared};
 
@@ -31,6 +32,9 @@ use crate::status::{ConsulStatus, Shared};
 /// (`holdfast_core::slots::STOP_PART`).
 const LOST_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a database may take to end cleanly that Patroni has left behind.
+const LEFT_GRACE: Duration = Duration::from_secs(30);
+
 /// A member, until it ends.
 pub(super) struct Running<B> {
     options: Options<B>,
@@ -38,11 +42,13 @@ pub(super) struct Running<B> {
     gossip_key: Option<zeroize::Zeroizing<String>>,
     shared: Shared,
     node: Node,
+    database: Option<Database>,
     commands: mpsc::Sender<Command>,
     wanted: watch::Sender<Wanted>,
     children: Task,
     ended: watch::Receiver<bool>,
     _registration: Option<Task>,
+    _watcher: Option<Task>,
 }
 
 enum Happened {
@@ -58,6 +64,7 @@ impl<B> Running<B> {
         mut options: Options<B>,
         member: Member,
         gossip_key: Option<zeroize::Zeroizing<String>>,
+        database: Option<Database>,
         processes: RealProcesses,
         shared: Shared,
         page: PageSender,
@@ -71,13 +78,15 @@ impl<B> Running<B> {
         let refuse = Box::new(|_: &Member| Err(Error::Failure("taken".to_owned())));
         let make = std::mem::replace(&mut options.mesh, refuse);
         let node = Node::new(make, member.clone(), page);
-        let list = all_children(
+        let mut list = own_children(
             &options,
             &member,
             gossip_key.as_ref().map(|key| key.as_str()),
             &node,
-            &options.children,
         )?;
+        let database_children = database.as_ref().map(|database| database.children(&shared));
+        list.extend(database_children.into_iter().flatten());
+        list.extend(after_mesh(&options.children));
         let world = (RealNet, RealClock, RealSpawn);
         let children = Children::new(list, Rc::new(processes), world, shared.clone())
             .map_err(|error| Error::Config(error.to_string()))?;
@@ -88,7 +97,11 @@ impl<B> Running<B> {
             // Without a receiver nobody waits.
             let _ = switch.send(true);
         });
-        let wanted = watch::Sender::new(Wanted::new(options.services.clone()));
+        let services = with_database(&options.services, database.as_ref());
+        let wanted = watch::Sender::new(Wanted::new(services));
+        let watcher = database
+            .as_ref()
+            .map(|database| database.follow(&shared, &wanted));
         let registration = options
             .consul
             .as_ref()
@@ -99,11 +112,13 @@ impl<B> Running<B> {
             gossip_key,
             shared,
             node,
+            database,
             commands,
             wanted,
             children,
             ended,
             _registration: registration,
+            _watcher: watcher,
         })
     }
 
@@ -148,7 +163,9 @@ impl<B> Running<B> {
                 Happened::Asked(Ask::Reload) if stopping => {}
                 Happened::Asked(Ask::Reload) => self.reload().await,
                 Happened::Asked(Ask::Forward(signal)) => self.forward(signal).await,
-                Happened::Asked(Ask::Role { service, tags }) => self.role(service, tags),
+                Happened::Asked(Ask::Role { service, tags }) => {
+                    registration::set_role(&self.wanted, &service, tags);
+                }
                 Happened::Lost(error) => {
                     tracing::error!(%error, "ending, as another may have the slot");
                     hurry_at = Some(RealClock.now().mono + LOST_GRACE);
@@ -167,6 +184,12 @@ impl<B> Running<B> {
             }
         }
         // They hold the reaper, which the strays need as well.
+        if let Some(database) = &self.database {
+            // Only where Patroni was not running when everything was to end.
+            database
+                .end_leftovers(if lost { LOST_GRACE } else { LEFT_GRACE })
+                .await;
+        }
         end_strays(LOST_GRACE).await;
         drop(self.children);
         tracing::info!("everything has ended");
@@ -185,18 +208,10 @@ impl<B> Running<B> {
     }
 
     async fn forward(&self, signal: Signal) {
-        let consul: Name = consul_agent::NAME.parse().expect("letters are a name");
-        let except = vec![consul];
+        let name = |name: &str| -> Name { name.parse().expect("letters are a name") };
+        // Patroni does not handle SIGUSR2, and dies of it.
+        let except = vec![name(consul_agent::NAME), name(postgres::NAME)];
         self.tell(Command::Forward { signal, except }).await;
-    }
-
-    /// What the instance of a service is from now on.
-    fn role(&self, service: String, mut tags: Vec<String>) {
-        tags.truncate(TAGS_MAX);
-        self.wanted.send_if_modified(|wanted| {
-            let before = wanted.roles.insert(service, tags.clone());
-            before != Some(tags)
-        });
     }
 
     async fn reload(&mut self) {
@@ -231,14 +246,18 @@ impl<B> Running<B> {
         }
         let before = std::mem::replace(&mut self.options.peers, peers);
         let key = self.gossip_key.as_ref().map(|key| key.as_str());
-        let list = all_children(&self.options, &self.member, key, &self.node, &children);
-        let list = match list {
+        let list = own_children(&self.options, &self.member, key, &self.node);
+        let mut list = match list {
             Ok(list) => list,
             Err(error) => {
                 self.options.peers = before;
                 return Err(error);
             }
         };
+        let database = self.database.as_ref();
+        let database_children = database.map(|database| database.children(&self.shared));
+        list.extend(database_children.into_iter().flatten());
+        list.extend(after_mesh(&children));
         let machine: Vec<_> = list.iter().map(|one| one.child.clone()).collect();
         if let Err(error) = supervise::check(&machine, &[]) {
             self.options.peers = before;
@@ -253,8 +272,11 @@ impl<B> Running<B> {
         }
         self.options.services = services;
         self.options.children = children;
-        self.wanted
-            .send_modify(|wanted| wanted.services.clone_from(&self.options.services));
+        let services = with_database(&self.options.services, database);
+        self.wanted.send_modify(|wanted| wanted.services = services);
+        if let Some(database) = database {
+            database.set_peers(&self.options.peers);
+        }
         write_hosts(
             self.options.hosts_file.as_deref(),
             &self.options.peers,
@@ -267,16 +289,13 @@ impl<B> Running<B> {
     }
 }
 
-/// The mesh, the Consul agent, and the children, which come after the mesh whether they say so or
-/// not.
-fn all_children<B>(
+/// The mesh and the Consul agent.
+fn own_children<B>(
     options: &Options<B>,
     member: &Member,
     gossip_key: Option<&str>,
     node: &Node,
-    children: &[Child],
 ) -> Result<Vec<Supervised>, Error> {
-    let mesh: Name = MESH.parse().expect("letters are a name");
     let mut all = vec![node.supervised()];
     if let Some(consul) = &options.consul {
         let place = Place {
@@ -288,14 +307,27 @@ fn all_children<B>(
         let child = consul_agent::child(consul, member, peers, role, gossip_key, &place)?;
         all.push(Supervised::from(&child));
     }
-    for child in children {
+    Ok(all)
+}
+
+/// The user's children, which come after the mesh whether they say so or not.
+fn after_mesh(children: &[Child]) -> impl Iterator<Item = Supervised> {
+    let mesh: Name = MESH.parse().expect("letters are a name");
+    children.iter().map(move |child| {
         let mut supervised = Supervised::from(child);
         if !supervised.child.after.contains(&mesh) {
             supervised.child.after.push(mesh.clone());
         }
-        all.push(supervised);
+        supervised
+    })
+}
+
+/// The services, with that of the database.
+fn with_database(services: &[Service], database: Option<&Database>) -> Vec<Service> {
+    match database {
+        Some(database) => database.with_service(services),
+        None => services.to_vec(),
     }
-    Ok(all)
 }
 
 fn write_hosts(path: Option<&Path>, peers: &[Peer], services: &[Service], shared: &Shared) {
