@@ -1,20 +1,73 @@
 //! Patroni and PostgreSQL in virtual time: what a drill does to them, without either.
+//!
+//! [`play`] plays one round of a [`Drill`] in milliseconds, the same for a seed to the last byte.
+//! What is modelled, what is not, and where the figures are from: `docs/patroni-model.md`.
+
+mod calibration;
+mod clients;
+mod conduct;
+mod draw;
+mod endpoints;
+mod kv;
+mod patroni;
+mod pg;
+mod settings;
+mod sim;
+mod wal;
+mod world;
 
 use holdfast_plan::drill::{Drill, Round};
+
+use settings::Settings;
+
+/// What can be another way than in the real thing: for tests of those who judge, and for what the
+/// figures were measured on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    /// A defect: candidates ignore the `sync` key, so that one may be promoted that lacks what was
+    /// acknowledged.
+    pub ignore_sync: bool,
+    /// Members talk to the KV's servers on their own machines, without agents in between: the
+    /// sessions of a member end when its server is removed.
+    pub sessions_on_servers: bool,
+    /// When the KV ends a session, in percent of its TTL since the last renewal, least and most.
+    pub session_life_percent: (u32, u32),
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            ignore_sync: false,
+            sessions_on_servers: false,
+            session_life_percent: calibration::SESSION_LIFE_PERCENT,
+        }
+    }
+}
 
 /// Why the model cannot play a drill, or `None` if it can.
 #[must_use]
 pub fn obstacle(drill: &Drill) -> Option<String> {
-    (drill.workers < 2).then(|| "the model wants two workers at least".to_owned())
+    Settings::new(drill, &Knobs::default()).err()
 }
 
 /// One round of a drill. The same drill and seed make the same round, byte for byte.
+///
+/// A drill with an [`obstacle`] makes a round that was cut short, with the reason in its notes.
 #[must_use]
 pub fn play(drill: &Drill, seed: u64) -> Round {
-    Round {
-        seed,
-        cut_short: true,
-        notes: vec![format!("the model cannot play {} yet", drill.name)],
-        ..Round::default()
+    play_with(drill, seed, &Knobs::default())
+}
+
+/// As [`play`], with something that is another way.
+#[must_use]
+pub fn play_with(drill: &Drill, seed: u64, knobs: &Knobs) -> Round {
+    match Settings::new(drill, knobs) {
+        Ok(settings) => conduct::play(settings, seed),
+        Err(obstacle) => Round {
+            seed,
+            cut_short: true,
+            notes: vec![obstacle],
+            ..Round::default()
+        },
     }
 }

@@ -1,0 +1,115 @@
+//! How long things take, and where the figure is from: the one file that calibrating edits.
+//!
+//! `measured` is what stock Patroni 4.1.5 with PostgreSQL 15 and Consul 1.20 did on one machine of
+//! two cores, three members on loopback ([the page](../../../docs/patroni-model.md) has the table).
+//! `source` is Patroni's, Consul's or PostgreSQL's own constant. `assumed` is neither, and small
+//! beside the time that it is part of.
+
+use crate::draw::Spread;
+
+/// When Consul ends a session, in percent of its TTL since the last renewal: least and most.
+/// Its promise is 100 to 200; its servers take 200 (source: `SessionTTLMultiplier`), and measured
+/// failovers of 21.5 to 29.1 s with a TTL of 15 s, renewed every 10 s, agree with nothing else.
+pub(crate) const SESSION_LIFE_PERCENT: (u32, u32) = (200, 200);
+/// What Consul takes for a TTL at least (source: `session_ttl_min`).
+pub(crate) const SESSION_TTL_LEAST: u64 = 10_000_000;
+/// After a session ended, its locks stay locked (source: Patroni's `lock_delay`).
+pub(crate) const LOCK_DELAY: u64 = 1_000;
+/// Asking the agent and it its leader, beside the line's own delay, there and back (assumed).
+pub(crate) const KV_ANSWER: Spread = Spread::us(1_500, 3_000, 9_000);
+/// A blocking query is answered so long after the change (measured: about 20 ms).
+pub(crate) const KV_NOTICE: Spread = Spread::ms(8, 20, 35);
+/// Until Consul has a new leader (measured through a worker's write, `raft_multiplier` 1: 2.8 to
+/// 6.2 s, of which a client's retry is a second).
+pub(crate) const KV_ELECTION: Spread = Spread::ms(1_800, 3_400, 5_600);
+/// Consul's autopilot removes a dead server, and with it the sessions of its node (measured: the
+/// failover was over 12.5 to 13.5 s after the servers' leader died on the same machine).
+pub(crate) const KV_SERVER_REMOVED: Spread = Spread::ms(12_000, 12_500, 13_000);
+
+/// A turn of Patroni's loop, beside what it waits for others (assumed: some ten queries in Python).
+pub(crate) const LOOP_BODY: Spread = Spread::ms(8, 18, 60);
+/// Answering on Patroni's REST port (assumed: a thread in Python and one query).
+pub(crate) const REST_ANSWER: Spread = Spread::ms(3, 8, 30);
+/// How long the leader race waits for another member's answer (source: hard-coded).
+pub(crate) const REST_PATIENCE: u64 = 2_000_000;
+/// Patroni's own polls: of a promotion, a start, a stop (source: 1 s each).
+pub(crate) const POLL: u64 = 1_000_000;
+/// Patroni sleeps when PostgreSQL is shut down, before it gives the key away (source).
+pub(crate) const BEFORE_RELEASE: u64 = 1_000_000;
+/// Patroni sleeps when it gave the key away, so that somebody takes it (source).
+pub(crate) const AFTER_RELEASE: u64 = 2_000_000;
+/// Patroni sleeps when it changed who is synchronous, until it looks (source: 2 s for named
+/// standbys, 1 s for a quorum, and 0.1 s for PostgreSQL to read its settings).
+pub(crate) const SYNC_NAMED_SETTLES: u64 = 2_000_000;
+/// As before, with a quorum.
+pub(crate) const SYNC_QUORUM_SETTLES: u64 = 1_000_000;
+/// As before: PostgreSQL reads its settings.
+pub(crate) const RELOAD: u64 = 100_000;
+/// Starting Patroni: Python, imports, the first look at the KV (assumed).
+pub(crate) const PATRONI_START: Spread = Spread::ms(900, 1_400, 2_500);
+
+/// From the signal to the end of recovery (measured: about 0.1 s).
+pub(crate) const PROMOTION: Spread = Spread::ms(60, 110, 240);
+/// From `postgres` being started until it takes connections, as a standby (assumed).
+pub(crate) const POSTGRES_START: Spread = Spread::ms(120, 250, 600);
+/// Replaying after a crash, in single-user mode or not (measured: a postmaster killed alone is back
+/// 3.7 to 13.2 s later, up to 10 s of which wait for the loop).
+pub(crate) const CRASH_RECOVERY: Spread = Spread::ms(700, 1_300, 2_400);
+/// Stopping in a hurry or with a checkpoint (measured within the switchover's 2.4 s).
+pub(crate) const POSTGRES_STOP: Spread = Spread::ms(120, 200, 450);
+/// The checkpoint after a promotion (assumed).
+pub(crate) const CHECKPOINT: Spread = Spread::ms(50, 150, 600);
+/// `pg_rewind` of a small divergence (assumed; issue 6 asks that it is no copy).
+pub(crate) const REWIND: Spread = Spread::ms(400, 800, 1_800);
+/// A base backup beside the copying: its checkpoint, the start, slots (measured: 87 to 151 MB in
+/// 4.2 to 5.8 s until it streams).
+pub(crate) const BACKUP_FIXED: Spread = Spread::ms(1_600, 2_200, 3_200);
+/// What a base backup copies in a second on loopback, bytes (measured, as above).
+pub(crate) const BACKUP_LOOPBACK_BYTES_PER_S: u64 = 120_000_000;
+/// What the mesh carries at most in a second, bytes (measured: 349 to 448 MB/s for a plain splice;
+/// the disk is slower).
+pub(crate) const BACKUP_MESH_BYTES_PER_S: u64 = 90_000_000;
+/// What a shaped line carries of its rate, percent (issue 6 asks for 60 at 5 % loss).
+pub(crate) const LINE_GOODPUT_PERCENT: u64 = 85;
+/// An empty cluster and its WAL, bytes (measured: PostgreSQL 15 after `initdb`).
+pub(crate) const EMPTY_CLUSTER_BYTES: u64 = 40_000_000;
+
+/// Writing a commit to disk (assumed: the machine's disk is a file in memory's reach).
+pub(crate) const FLUSH: Spread = Spread::us(150, 400, 2_500);
+/// A statement's way from a client to PostgreSQL on the same worker (measured: tens of µs raw, two
+/// pumps).
+pub(crate) const SQL_WAY: Spread = Spread::us(80, 150, 600);
+/// One way between two workers, beside their lines: loopback.
+pub(crate) const WAY_LOOPBACK: Spread = Spread::us(20, 35, 150);
+/// The same through the mesh (measured: 182 to 343 µs there and back between two NATs).
+pub(crate) const WAY_MESH: Spread = Spread::us(80, 110, 250);
+/// A lost packet is sent again so much later, beside the way back (assumed: QUIC's probe).
+pub(crate) const RESEND: Spread = Spread::ms(10, 25, 60);
+/// A connection to PostgreSQL until it takes statements: fork, TLS, SCRAM (assumed).
+pub(crate) const CONNECT: Spread = Spread::ms(5, 9, 25);
+/// A walreceiver's way from being told to streaming (assumed).
+pub(crate) const WALRECEIVER_START: Spread = Spread::ms(15, 30, 90);
+/// A walreceiver tries again (source: `wal_retrieve_retry_interval`).
+pub(crate) const WALRECEIVER_AGAIN: u64 = 5_000_000;
+/// PostgreSQL gives up a replication connection that says nothing (source: `wal_sender_timeout`,
+/// `wal_receiver_timeout`).
+pub(crate) const REPLICATION_PATIENCE: u64 = 60_000_000;
+
+/// How often an endpoint asks each member (source: `docs/postgres.md`).
+pub(crate) const CHECK_EVERY: u64 = 500_000;
+/// How long it waits (source: the same).
+pub(crate) const CHECK_PATIENCE: u64 = 1_000_000;
+/// So many bad answers in a row, and a server is down (source: the same).
+pub(crate) const CHECK_FALL: u8 = 2;
+/// How long a connection waits for a server (source: the same).
+pub(crate) const HOLD: u64 = 5_000_000;
+/// A client that was refused asks again after (assumed).
+pub(crate) const CLIENT_AGAIN: u64 = 50_000;
+/// A child that died is started again by its sidecar after (source: the sidecar's first backoff,
+/// and the agent's joining; assumed).
+pub(crate) const AGENT_START: Spread = Spread::ms(1_200, 1_800, 3_000);
+/// Connections over a line that carries nothing are reset by the mesh (source: `docs/architecture.md`,
+/// 1.5 s until the path counts as dark, and `limits.path_loss_grace`).
+pub(crate) const LINK_GRACE_MESH: u64 = 21_500_000;
+/// A line that carries again is noticed by what waits for it (assumed: a repeated packet).
+pub(crate) const LINE_BACK: Spread = Spread::ms(100, 400, 1_200);

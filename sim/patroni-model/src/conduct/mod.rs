@@ -1,0 +1,295 @@
+//! A round: a cluster that runs, a blow, and what becomes of it.
+
+mod blow;
+mod strike;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use holdfast_plan::drill::{Blow, Heal, Mark, Point, Processes, Round, Synchronous, Target};
+use holdfast_workload::Outcome;
+
+use crate::calibration as cal;
+use crate::draw::At;
+use crate::kv::{Set, SyncKey, bit};
+use crate::pg::{Control, Names, State};
+use crate::settings::{Settings, us};
+use crate::sim::{Shared, run, sleep, until};
+use crate::wal::Row;
+use crate::world::{BEGIN, World};
+
+/// Writers write for so long before anything else, so that there is something to lose.
+const WARM_UP: At = 1_500_000;
+/// How often the conductor looks whether the cluster is whole.
+const LOOKS: At = 200_000;
+
+/// Plays a round.
+pub(crate) fn play(settings: Settings, seed: u64) -> Round {
+    let shared = settled(settings, seed);
+    let life = 0;
+    let work = conduct(Rc::clone(&shared), seed);
+    shared.borrow_mut().agenda.spawn(None, life, Box::pin(work));
+    finish(&shared, seed)
+}
+
+/// A cluster that runs: somebody leads, all others stream.
+pub(crate) fn settled(settings: Settings, seed: u64) -> Shared {
+    let shared = Rc::new(RefCell::new(World::new(settings, seed)));
+    {
+        let mut world = shared.borrow_mut();
+        let members = world.settings.members;
+        let leader = world.dice.pick(members);
+        world.seen.leader = leader;
+        world.pg[leader].state = State::Primary;
+        world.pg[leader].control = Control::InProduction;
+        for member in (0..members).filter(|member| *member != leader) {
+            world.pg[member].upstream = Some(leader);
+            world.receive(member, 0);
+        }
+        let replicas = (0..members).filter(|member| *member != leader);
+        let replicas = replicas.fold(0, |set: Set, member| set | bit(member));
+        world.synchronous_as(leader, replicas);
+        for member in 0..members {
+            let loop_wait = world.settings.loop_wait;
+            let first = world.dice.between(0, loop_wait);
+            world.patroni_starts(&shared, member, first);
+            world.patroni_settled(member);
+            world.endpoint_starts(member);
+        }
+        world.clients_start();
+    }
+    shared
+}
+
+impl World {
+    fn synchronous_as(&mut self, leader: usize, replicas: Set) {
+        let first = 1 << replicas.trailing_zeros();
+        let voters = match self.settings.synchronous {
+            Synchronous::Off => return,
+            Synchronous::On => first,
+            Synchronous::Quorum => replicas,
+        };
+        let key = SyncKey {
+            leader: Some(leader),
+            quorum: voters.count_ones() - 1,
+            voters,
+            version: 0,
+        };
+        self.kv.put_sync(key, 0);
+        self.pg[leader].names = Some(Names {
+            count: 1,
+            set: voters,
+        });
+    }
+
+    /// Every member is there, as leader or streaming replica.
+    pub(crate) fn whole(&mut self) -> bool {
+        let Some(leader) = self.kv.keys.leader.map(|leader| leader.who) else {
+            return false;
+        };
+        let sync = self.kv.keys.sync;
+        let synchronous = self.settings.synchronous == Synchronous::Off
+            || sync.leader == Some(leader) && sync.voters != 0;
+        let leads = self.pg[leader].primary()
+            && self.patroni[leader].leader_until > self.agenda.now
+            && !self.kv.keys.paused;
+        let members = 0..self.settings.members;
+        synchronous
+            && leads
+            && members.into_iter().all(|member| {
+                let host = &self.hosts[member];
+                let there = host.up && host.line && host.agent && !host.frozen;
+                let streams = member == leader || self.streams_from(member) == Some(leader);
+                there && streams && self.patroni[member].alive && !self.patroni[member].copying
+            })
+    }
+
+    /// All rows that the one who leads has.
+    fn found(&mut self) -> Option<Vec<Row>> {
+        let leader = self.kv.keys.leader?.who;
+        let pg = &self.pg[leader];
+        let readable = pg.primary() && self.hosts[leader].line && !self.hosts[leader].frozen;
+        readable.then(|| self.wal.rows(pg.branch, pg.lsn))
+    }
+}
+
+/// Lets everything happen, and writes down what was seen.
+pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
+    run(shared);
+    let mut world = shared.borrow_mut();
+    let found = world.found();
+    let leader_after = found.as_ref().and(world.kv.keys.leader).map(|leader| leader.who);
+    let last = leader_after.map_or(1, |leader| world.wal.timeline(world.pg[leader].branch));
+    let seen = std::mem::take(&mut world.seen);
+    let mut marks = seen.marks;
+    marks.extend(world.last_acknowledged(&seen.first_acknowledged, seen.leader));
+    marks.sort_by(|one, other| (one.1.at, one.1.point).cmp(&(other.1.at, other.1.point)));
+    Round {
+        seed,
+        phase: seen.phase,
+        leader: World::name(seen.leader),
+        struck: seen.struck.iter().map(|member| World::name(*member)).collect(),
+        leader_after: leader_after.map(World::name),
+        timelines: (1, u64::from(last)),
+        marks: marks.into_iter().map(|(_, mark)| mark).collect(),
+        history: world.clients.history(found),
+        rejoins: seen.rejoins.iter().map(|(who, how)| (World::name(*who), *how)).collect(),
+        two_primaries_ms: world.two_primaries_ms(),
+        notes: seen.notes,
+        cut_short: seen.cut_short,
+    }
+}
+
+impl World {
+    /// When the last write was asked for that the old leader acknowledged before another did.
+    fn last_acknowledged(&self, first: &Option<At>, leader: usize) -> Option<(At, Mark)> {
+        let first = first.unwrap_or(At::MAX);
+        let records = self.clients.records().iter();
+        let last = records
+            .filter(|record| record.outcome == Outcome::Acknowledged && record.ended < first)
+            .filter(|record| record.server.is_some_and(|(member, _)| member == leader))
+            .max_by_key(|record| record.asked)?;
+        let mark = Mark {
+            at: Self::since_begin(last.asked),
+            point: Point::LastAcknowledged,
+            member: Some(Self::name(leader)),
+            source: "a client".to_owned(),
+        };
+        Some((last.asked, mark))
+    }
+
+    /// For how long clients were still answered on a timeline after a later one took writes.
+    fn two_primaries_ms(&self) -> u64 {
+        let mut acknowledged: Vec<(At, At, u32, usize)> = Vec::new();
+        for record in self.clients.records() {
+            if let (Outcome::Acknowledged, Some((member, timeline))) = (record.outcome, record.server) {
+                acknowledged.push((record.ended, record.asked, timeline, member));
+            }
+        }
+        acknowledged.sort_unstable();
+        let (mut newest, mut since, mut begin, mut end) = ((0, 0), 0, None, 0);
+        for (ended, asked, timeline, member) in acknowledged {
+            if timeline > newest.0 {
+                (newest, since) = ((timeline, member), ended);
+            } else if (timeline, member) != newest {
+                begin.get_or_insert(since.max(asked));
+                end = ended;
+            }
+        }
+        begin.map_or(0, |begin| end.saturating_sub(begin).div_ceil(1_000))
+    }
+}
+
+async fn conduct(shared: Shared, seed: u64) {
+    sleep(&shared, WARM_UP).await;
+    let loop_wait = shared.borrow().settings.loop_wait;
+    let begin = shared.borrow().agenda.now;
+    let renewed = move |world: &mut World| world.seen.renewed.filter(|at| *at >= begin);
+    until(&shared, 3 * loop_wait, renewed).await;
+    let phase = shared.borrow_mut().dice.between(0, 999);
+    sleep(&shared, phase * loop_wait / 1000).await;
+    let blow = {
+        let mut world = shared.borrow_mut();
+        world.seen.phase = u32::try_from(phase).unwrap_or(0);
+        world.seen.fault = Some(world.agenda.now);
+        world.seen.watches_writes = true;
+        world.mark(Point::Fault, None, "the drill");
+        world.settings.blow.clone()
+    };
+    blow::strike(&shared, &blow, seed).await;
+    until_healed(&shared, &blow).await;
+    let limit = shared.borrow().settings.whole_bound;
+    let healed = shared.borrow().agenda.now;
+    loop {
+        if shared.borrow_mut().whole() {
+            shared.borrow_mut().mark(Point::Whole, None, "patronictl list");
+            break;
+        }
+        if shared.borrow().agenda.now >= healed + limit {
+            let mut world = shared.borrow_mut();
+            world.note("the cluster did not become whole in time".to_owned());
+            world.seen.cut_short = true;
+            break;
+        }
+        sleep(&shared, LOOKS).await;
+    }
+    end(&shared).await;
+}
+
+/// Writers end what they began; then everything is read.
+pub(crate) async fn end(shared: &Shared) {
+    let deadline = shared.borrow().settings.deadline;
+    shared.borrow_mut().clients.stopped = true;
+    shared.borrow_mut().seen.watches_writes = true;
+    until(shared, 2 * deadline, |world| world.clients.idle().then_some(())).await;
+    sleep(shared, 2 * deadline).await;
+    shared.borrow_mut().agenda.over = true;
+}
+
+async fn until_healed(shared: &Shared, blow: &Blow) {
+    let (heal, fault, bound) = {
+        let world = shared.borrow();
+        let fault = world.seen.fault.unwrap_or(BEGIN);
+        (world.settings.heal, fault, world.settings.write_bound)
+    };
+    let written = |wait: At| until(shared, wait, |world| world.seen.first_acknowledged);
+    match heal {
+        Heal::AfterWrite(after) => {
+            if written(bound).await.is_none() {
+                note_no_write(shared);
+            }
+            sleep(shared, us(after)).await;
+            blow::heal(shared, blow).await;
+        }
+        Heal::After(after) => {
+            let left = (fault + us(after)).saturating_sub(shared.borrow().agenda.now);
+            sleep(shared, left).await;
+            blow::heal(shared, blow).await;
+            let left = (fault + bound).saturating_sub(shared.borrow().agenda.now);
+            if written(left).await.is_none() {
+                note_no_write(shared);
+            }
+        }
+    }
+    shared.borrow_mut().seen.watches_writes = false;
+}
+
+fn note_no_write(shared: &Shared) {
+    let mut world = shared.borrow_mut();
+    world.note("no write was acknowledged in time".to_owned());
+    world.seen.cut_short = true;
+}
+
+/// Who is meant.
+pub(crate) fn target(world: &mut World, target: Target, seed: u64) -> usize {
+    let members = world.settings.members;
+    match target {
+        Target::Leader => world.seen.leader,
+        Target::Turn => usize::try_from(seed % members as u64).unwrap_or(0),
+        Target::Standby => {
+            let leader = world.seen.leader;
+            let named = world.pg[leader].names.map_or(Set::MAX, |names| names.set);
+            let fit = |member: &usize| *member != leader && named & bit(*member) != 0;
+            let standbys: Vec<usize> = (0..members).filter(fit).collect();
+            match standbys.len() {
+                0 => (leader + 1) % members,
+                count => standbys[world.dice.pick(count)],
+            }
+        }
+    }
+}
+
+/// Whether a blow means that somebody else is to lead.
+pub(crate) fn moves(blow: &Blow) -> bool {
+    matches!(blow, Blow::Switchover | Blow::RollingRestart)
+}
+
+/// How long an agent takes to come back by itself.
+pub(crate) fn agent_start(world: &mut World) -> At {
+    cal::AGENT_START.draw(&mut world.dice)
+}
+
+/// Whether what a blow kills comes back only when it is healed.
+pub(crate) fn stays_dead(what: Processes) -> bool {
+    matches!(what, Processes::Database | Processes::Machine)
+}

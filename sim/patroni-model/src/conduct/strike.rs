@@ -1,0 +1,99 @@
+//! What can be done to a member, and undone.
+
+use std::rc::Rc;
+
+use crate::calibration as cal;
+use crate::sim::{Event, Shared};
+use crate::world::World;
+
+impl World {
+    /// Streams that end or begin at a member.
+    fn streams_at(&self, member: usize) -> Vec<usize> {
+        let touches = |other: &usize| {
+            *other == member || self.streams_from(*other) == Some(member)
+        };
+        (0..self.pg.len()).filter(touches).collect()
+    }
+
+    /// The line carries nothing any more, and what is on it is lost.
+    pub(crate) fn cut(&mut self, member: usize) {
+        let streams = self.streams_at(member);
+        self.hosts[member].line = false;
+        for stream in streams {
+            self.drop_flights(stream);
+        }
+        self.agenda.poke();
+    }
+
+    pub(crate) fn mend(&mut self, member: usize) {
+        self.hosts[member].line = true;
+        for stream in self.streams_at(member) {
+            self.catch_up(stream);
+        }
+        self.agenda.poke();
+    }
+
+    /// Every process stands still; the kernel goes on.
+    pub(crate) fn freeze(&mut self, member: usize) {
+        for stream in self.streams_at(member) {
+            if stream == member {
+                self.drop_flights(stream);
+            } else {
+                self.drop_unsent(stream);
+                let id = self.pg[stream].stream.as_ref().map_or(0, |stream| stream.id);
+                let event = Event::ReplicationPatience { member: stream, stream: id };
+                self.agenda.after(cal::REPLICATION_PATIENCE, event);
+            }
+        }
+        self.hosts[member].frozen = true;
+    }
+
+    pub(crate) fn thaw(&mut self, member: usize) {
+        self.hosts[member].frozen = false;
+        self.agenda.thaw(member);
+        for stream in self.streams_at(member) {
+            self.catch_up(stream);
+        }
+    }
+
+    /// Patroni and PostgreSQL are killed.
+    pub(crate) fn kill_database(&mut self, member: usize) {
+        self.patroni_dies(member);
+        self.pg_dies(member);
+    }
+
+    /// Everything on the machine dies, and its line is cut.
+    pub(crate) fn kill_machine(&mut self, member: usize) {
+        self.cut(member);
+        self.kill_database(member);
+        self.hosts[member].up = false;
+        self.hosts[member].agent = false;
+        self.endpoint_dies(member);
+    }
+
+    /// The data directory goes with it.
+    pub(crate) fn wipe(&mut self, member: usize) {
+        self.kill_database(member);
+        self.pg[member].empty = true;
+        self.pg[member].lsn = 0;
+    }
+}
+
+/// A member's sidecar starts Patroni again, which starts the rest.
+pub(crate) fn start_database(shared: &Shared, member: usize) {
+    let mut world = shared.borrow_mut();
+    let wait = cal::PATRONI_START.draw(&mut world.dice);
+    world.patroni_starts(&Rc::clone(shared), member, wait);
+}
+
+/// The machine boots.
+pub(crate) fn start_machine(shared: &Shared, member: usize) {
+    {
+        let mut world = shared.borrow_mut();
+        world.mend(member);
+        world.hosts[member].up = true;
+        world.hosts[member].agent = true;
+        world.endpoint_starts(member);
+    }
+    start_database(shared, member);
+}

@@ -1,0 +1,4 @@
+//! The model, played.
+
+mod drills;
+mod look;
