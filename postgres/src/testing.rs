@@ -1,10 +1,15 @@
 //! A worker, for tests.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_core::types::Vip;
+use holdfast_io::kv::{Answer, Condition, Entry, Failure, FailureKind, Kv, Request, Response};
 use zeroize::Zeroizing;
 
 use crate::place::{Credentials, KvPlace, Place};
@@ -66,4 +71,89 @@ pub(crate) fn credentials() -> Credentials {
         rest: secret("rest"),
         ca: Zeroizing::new([7; 32]),
     }
+}
+
+/// A key-value store without sessions.
+#[derive(Clone, Default)]
+pub(crate) struct TestKv(Rc<RefCell<(u64, BTreeMap<String, Entry>)>>);
+
+impl TestKv {
+    pub(crate) fn get(&self, key: &str) -> Option<Bytes> {
+        self.0.borrow().1.get(key).map(|entry| entry.value.clone())
+    }
+
+    pub(crate) fn set(&self, key: &str, value: impl Into<Bytes>) {
+        let (index, entries) = &mut *self.0.borrow_mut();
+        *index += 1;
+        let entry = Entry {
+            key: key.to_owned(),
+            value: value.into(),
+            create_index: *index,
+            modify_index: *index,
+            lock_index: 0,
+            session: None,
+        };
+        entries.insert(key.to_owned(), entry);
+    }
+
+    pub(crate) fn delete(&self, key: &str) {
+        self.0.borrow_mut().1.remove(key);
+    }
+
+    /// How many changes there were.
+    pub(crate) fn changes(&self) -> u64 {
+        self.0.borrow().0
+    }
+
+    fn answer(&self, request: Request) -> Result<Response, Failure> {
+        let index = self.changes();
+        match request {
+            Request::Get { key, .. } => Ok(Response::Entry {
+                index,
+                entry: self.0.borrow().1.get(&key).cloned(),
+            }),
+            Request::List { prefix, .. } => Ok(Response::Entries {
+                index,
+                entries: {
+                    let all = self.0.borrow();
+                    let below = all
+                        .1
+                        .values()
+                        .filter(|entry| entry.key.starts_with(&prefix));
+                    below.cloned().collect()
+                },
+            }),
+            Request::Put {
+                key,
+                value,
+                condition,
+            } => {
+                let found = self.0.borrow().1.get(&key).map(|entry| entry.modify_index);
+                let holds = match condition {
+                    Condition::Any => true,
+                    Condition::Absent => found.is_none(),
+                    Condition::Unchanged(at) => found == Some(at),
+                };
+                if holds {
+                    self.set(&key, value);
+                }
+                Ok(Response::Done(holds))
+            }
+            _ => Err(Failure::determinate(
+                FailureKind::Invalid,
+                "not in this test",
+            )),
+        }
+    }
+}
+
+impl Kv for TestKv {
+    fn call(&self, request: Request) -> Answer<'_> {
+        Box::pin(std::future::ready(self.answer(request)))
+    }
+}
+
+/// Run what waits for nothing.
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
+    holdfast_io::real::block_on(future).unwrap()
 }

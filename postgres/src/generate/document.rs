@@ -37,6 +37,8 @@ pub struct Paths {
     pub own: PathBuf,
     /// Passwords for libpq; Patroni writes it.
     pub pgpass: PathBuf,
+    /// Passwords for libpq, for our own login.
+    pub login: PathBuf,
     /// The server's certificate.
     pub certificate: PathBuf,
     /// Its key.
@@ -54,6 +56,7 @@ impl Paths {
             patroni_yml: run_dir.join("patroni.yml"),
             ca: run_dir.join("ca.pem"),
             pgpass: own.join("pgpass"),
+            login: own.join("login.pgpass"),
             certificate: own.join("server.crt"),
             key: own.join("server.key"),
             kv_ca: own.join("kv-ca.pem"),

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-pub use document::Paths;
+pub use document::{Paths, member_name};
+pub(crate) use overlay::mask;
 pub use yaml::YamlError;
 
 use crate::place::{Credentials, Place};
@@ -140,7 +141,7 @@ fn generate_with(
         };
         secret.to_string()
     });
-    overlay::mask(&mut document);
+    mask(&mut document);
     let shown = yaml::write(&document, &|_| MASK.to_owned());
     Ok(Generated {
         yaml,

@@ -184,7 +184,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// Mask what the user's own file may have for secrets, by its name.
-pub(super) fn mask(document: &mut Value) {
+pub(crate) fn mask(document: &mut Value) {
     match document {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {

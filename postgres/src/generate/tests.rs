@@ -160,13 +160,13 @@ fn patronis_minimums_are_named_with_what_was_found() {
 fn a_name_keeps_to_what_postgresql_compares() {
     let mut place = place();
     place.instance = "0123456789abcdef".repeat(4);
-    let name = document::member_name(&place).unwrap();
+    let name = member_name(&place).unwrap();
     assert_eq!(name.len(), 63);
     assert!(name.starts_with("worker-1-0123456789"), "{name}");
     place.id = "w".repeat(60).parse().unwrap();
-    assert!(document::member_name(&place).is_err());
+    assert!(member_name(&place).is_err());
     place.instance = "a b".to_owned();
-    assert!(document::member_name(&place).is_err());
+    assert!(member_name(&place).is_err());
 }
 
 #[test]

@@ -1,0 +1,237 @@
+//! What is checked before a start.
+
+use std::path::Path;
+use std::time::Duration;
+
+use holdfast_io::clock::Clock;
+use holdfast_io::net::Net;
+use holdfast_io::spawn::Spawn;
+
+use super::{Guard, Refusal};
+use crate::dynamic::{check_mark, get, parse_note, shorten};
+use crate::host::{Host, Meta, Program, User};
+
+/// Patroni's first version with `synchronous_mode: quorum`.
+const PATRONI_MAJOR_MIN: u32 = 4;
+/// PostgreSQL's first version with `max_slot_wal_keep_size`.
+const POSTGRES_MAJOR_MIN: u32 = 13;
+/// Python takes some time on a busy machine.
+const VERSION_LIMIT: Duration = Duration::from_secs(20);
+/// What of PostgreSQL's programs Patroni runs.
+const PROGRAMS: [&str; 6] = [
+    "initdb",
+    "pg_ctl",
+    "pg_controldata",
+    "pg_basebackup",
+    "pg_rewind",
+    "pg_isready",
+];
+
+impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
+    pub(super) fn check_user(&self) -> Result<User, Refusal> {
+        let name = &self.settings.user;
+        let found = self.host.user(name);
+        let found =
+            found.map_err(|source| Refusal::file("look up the user", Path::new(name), source))?;
+        let user = found.ok_or_else(|| Refusal::User { name: name.clone() })?;
+        match self.host.may_become(user) {
+            true => Ok(user),
+            false => Err(Refusal::NotRoot { name: name.clone() }),
+        }
+    }
+
+    /// Returns PostgreSQL's major version.
+    pub(super) async fn check_programs(&self, user: User) -> Result<u32, Refusal> {
+        let postgres = self.settings.bin_dir.join("postgres");
+        let expected = "PostgreSQL 13 or newer";
+        let said = self.version_of(&postgres, user, expected).await?;
+        let major = at_least(
+            &postgres,
+            &said,
+            "postgres (PostgreSQL)",
+            POSTGRES_MAJOR_MIN,
+            expected,
+        )?;
+        for program in PROGRAMS {
+            let path = self.settings.bin_dir.join(program);
+            if self
+                .inspect(&path)?
+                .is_none_or(|found| found.is_dir || found.mode & 0o001 == 0)
+            {
+                return Err(Refusal::Program {
+                    path,
+                    problem: "it is not there, or not everybody may run it".to_owned(),
+                    expected: "a program of PostgreSQL's (postgres.bin_dir)",
+                });
+            }
+        }
+        let patroni = &self.settings.patroni;
+        let expected = "Patroni 4 or newer";
+        let said = self.version_of(patroni, user, expected).await?;
+        at_least(patroni, &said, "patroni", PATRONI_MAJOR_MIN, expected)?;
+        Ok(major)
+    }
+
+    async fn version_of(
+        &self,
+        path: &Path,
+        user: User,
+        expected: &'static str,
+    ) -> Result<String, Refusal> {
+        let program = Program {
+            path,
+            arguments: &["--version"],
+            environment: &[],
+            user,
+            limit: VERSION_LIMIT,
+        };
+        self.host
+            .run(program)
+            .await
+            .map_err(|error| Refusal::Program {
+                path: path.to_owned(),
+                problem: error.to_string(),
+                expected,
+            })
+    }
+
+    pub(super) fn check_data_dir(&self, user: User, major: u32) -> Result<(), Refusal> {
+        let path = &self.settings.data_dir;
+        let Some(found) = self.inspect(path)? else {
+            return Ok(());
+        };
+        if !found.is_dir {
+            return Err(Refusal::NoFolder { path: path.clone() });
+        }
+        if found.owner.uid != user.uid {
+            return Err(Refusal::Owner {
+                path: path.clone(),
+                found: found.owner.uid,
+                expected: user.uid,
+                name: self.settings.user.clone(),
+            });
+        }
+        // What PostgreSQL itself takes: group access is for backups by others.
+        if found.mode & 0o027 != 0 {
+            return Err(Refusal::Mode {
+                path: path.clone(),
+                found: found.mode,
+            });
+        }
+        let file = path.join("PG_VERSION");
+        let read = self.host.read(&file, 16);
+        let version = read.map_err(|source| Refusal::file("read", &file, source))?;
+        let version = version.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        match version {
+            Some(version) if version != major.to_string() => Err(Refusal::DataVersion {
+                path: path.clone(),
+                found: shorten(&version),
+                expected: major,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_disk(&self) -> Result<(), Refusal> {
+        let path = &self.settings.data_dir;
+        let free = self.host.disk_free(path);
+        let found = free.map_err(|source| Refusal::file("look at the disk of", path, source))?;
+        match found >= self.settings.disk_free_min {
+            true => Ok(()),
+            false => Err(Refusal::Disk {
+                path: path.clone(),
+                found,
+                expected: self.settings.disk_free_min,
+            }),
+        }
+    }
+
+    /// Whether the user can enter every folder above, and the path itself if it is one.
+    pub(super) fn check_reach(&self, path: &Path, user: User) -> Result<(), Refusal> {
+        for folder in path.ancestors() {
+            let found = self.inspect(folder)?;
+            if let Some(found) = found.filter(|found| !may_enter(*found, user)) {
+                return Err(Refusal::Reach {
+                    name: self.settings.user.clone(),
+                    path: path.to_owned(),
+                    folder: folder.to_owned(),
+                    found: found.mode,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn check_mark(&self, mark: &str) -> Result<(), Refusal> {
+        let key = self.keys.key("holdfast");
+        match get(&*self.kv, &key).await? {
+            Some(entry) => Ok(check_mark(&key, &parse_note(&key, &entry)?, mark)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether what is in the data directory is the cluster's.
+    pub(super) async fn check_system(&self) -> Result<(), Refusal> {
+        let Some(found) = self.system_on_disk()? else {
+            return Ok(());
+        };
+        let key = self.keys.key("initialize");
+        let Some(entry) = get(&*self.kv, &key).await? else {
+            return Ok(());
+        };
+        let expected = String::from_utf8_lossy(&entry.value).into_owned();
+        // It is empty while somebody makes the cluster: then what we have cannot be of it, and
+        // Patroni waits.
+        match expected.is_empty() || expected == found.to_string() {
+            true => Ok(()),
+            false => Err(Refusal::System {
+                path: self.settings.data_dir.clone(),
+                found,
+                expected: shorten(&expected),
+                key,
+            }),
+        }
+    }
+
+    /// The system identifier of what is in the data directory: the first field of `pg_control`
+    /// (`ControlFileData` in PostgreSQL's `pg_control.h`), in the machine's own byte order.
+    pub(crate) fn system_on_disk(&self) -> Result<Option<u64>, Refusal> {
+        let file = self.settings.data_dir.join("global/pg_control");
+        let read = self.host.read(&file, 8);
+        let bytes = read.map_err(|source| Refusal::file("read", &file, source))?;
+        let first = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        Ok(first.map(u64::from_ne_bytes))
+    }
+
+    pub(super) fn inspect(&self, path: &Path) -> Result<Option<Meta>, Refusal> {
+        let found = self.host.inspect(path);
+        found.map_err(|source| Refusal::file("look at", path, source))
+    }
+}
+
+fn may_enter(folder: Meta, user: User) -> bool {
+    let bit = match folder.owner {
+        owner if owner.uid == user.uid => 0o100,
+        owner if owner.gid == user.gid => 0o010,
+        _ => 0o001,
+    };
+    !folder.is_dir || user.uid == 0 || folder.mode & bit != 0
+}
+
+/// The major version in `<name> <version>`, when it is high enough.
+fn at_least(path: &Path, said: &str, name: &str, min: u32, expected: &str) -> Result<u32, Refusal> {
+    let major = said.lines().find_map(|line| {
+        let version = line.trim().strip_prefix(name)?.trim_start();
+        let end = version
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(version.len());
+        version.get(..end)?.parse().ok()
+    });
+    major
+        .filter(|major| *major >= min)
+        .ok_or_else(|| Refusal::Version {
+            path: path.to_owned(),
+            found: shorten(said.trim()),
+            expected: expected.to_owned(),
+        })
+}
