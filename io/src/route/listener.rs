@@ -29,12 +29,17 @@ pub(super) fn spawn_listener<N: Net, C: Clock, S: Spawn>(
         loop {
             match own.net.listen(addr).await {
                 Ok(listener) => {
-                    own.set_problem(nth, None);
+                    own.show(nth, |view| {
+                        view.address = listener.local_addr().unwrap_or(addr);
+                        view.listens = true;
+                        view.problem = None;
+                    });
                     accept(&own, nth, pool, &listener).await;
                 }
                 Err(error) => {
                     tracing::debug!(%addr, %error, "an endpoint cannot listen");
-                    own.set_problem(nth, Some(format!("cannot listen on {addr}: {error}")));
+                    let problem = format!("cannot listen on {addr}: {error}");
+                    own.show(nth, |view| view.problem = Some(problem));
                 }
             }
             own.clock.sleep(BIND_PAUSE).await;
@@ -48,14 +53,20 @@ async fn accept<N: Net, C: Clock, S: Spawn>(
     pool: Pool,
     listener: &N::Listener,
 ) {
+    let mut is_well = true;
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                shared.set_problem(nth, None);
+                if !is_well {
+                    is_well = true;
+                    shared.show(nth, |view| view.problem = None);
+                }
                 open(shared, pool, client);
             }
             Err(error) => {
-                shared.set_problem(nth, Some(format!("cannot accept: {error}")));
+                is_well = false;
+                let problem = format!("cannot accept: {error}");
+                shared.show(nth, |view| view.problem = Some(problem));
                 shared.clock.sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -9,6 +9,8 @@ mod listener;
 mod pump;
 mod session;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -90,10 +92,12 @@ pub struct EndpointsView {
 /// An address that clients connect to, for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ListenerView {
-    /// Where.
+    /// Where; with the port that the system chose, once it listens.
     pub address: SocketAddr,
     /// What it leads to.
     pub pool: Pool,
+    /// Whether it listens.
+    pub listens: bool,
     /// Why nobody can connect to it.
     pub problem: Option<String>,
 }

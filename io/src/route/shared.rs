@@ -76,6 +76,7 @@ impl<N, C: Clock, S> Shared<N, C, S> {
         let views = listen.iter().map(|listen| ListenerView {
             address: listen.addr,
             pool: listen.pool,
+            listens: false,
             problem: None,
         });
         let shared = Rc::new(Shared {
@@ -187,12 +188,10 @@ impl<N, C: Clock, S> Shared<N, C, S> {
 
     // ---- Listeners ----
 
-    pub(super) fn set_problem(&self, nth: usize, problem: Option<String>) {
-        let mut listeners = self.listeners.borrow_mut();
-        if listeners[nth].problem != problem {
-            listeners[nth].problem = problem;
-            self.changed.notify_one();
-        }
+    /// Change what is shown of a listener.
+    pub(super) fn show(&self, nth: usize, change: impl FnOnce(&mut ListenerView)) {
+        change(&mut self.listeners.borrow_mut()[nth]);
+        self.changed.notify_one();
     }
 
     pub(super) fn listeners(&self) -> Vec<ListenerView> {
