@@ -9,6 +9,7 @@
 //! Needs root. `docs/performance.md` explains the figures.
 
 mod measure;
+mod postgres;
 mod proc;
 mod report;
 mod traffic;
@@ -34,7 +35,7 @@ struct Cli {
     /// What to measure
     #[arg(value_enum, default_values = ["all"])]
     what: Vec<What>,
-    /// Runs of each figure, 1 to 1000 [default: 3 for goodput, loss and rss, else 10]
+    /// Runs of each figure, 1 to 1000 [default: 10 for setup and recovery, else 3]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: Option<u16>,
     /// Print JSON, with every sample
@@ -46,6 +47,9 @@ struct Cli {
     /// The link emulator [default: `holdfast-wire` next to this one]
     #[arg(long, value_name = "FILE")]
     wire: Option<PathBuf>,
+    /// PostgreSQL's programs [default: the newest below /usr/lib/postgresql]
+    #[arg(long, value_name = "FOLDER")]
+    postgres_bin: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,6 +66,8 @@ enum What {
     Loss,
     /// Memory and processor time of a node
     Rss,
+    /// pgbench with a synchronous standby, and base backups
+    Postgres,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -71,6 +77,7 @@ fn main() -> anyhow::Result<()> {
             holdfast: program(cli.holdfast, "holdfast")?,
             wire: program(cli.wire, "holdfast-wire")?,
         },
+        postgres_bin: cli.postgres_bin,
         runs: cli.runs.map(usize::from),
         progress: Progress::new(),
     };
@@ -109,6 +116,9 @@ fn measure_all(bench: &Bench, what: &[What], report: &mut Report) -> anyhow::Res
     }
     if wanted(What::Rss) {
         bench.rss(figures)?;
+    }
+    if wanted(What::Postgres) {
+        bench.postgres(figures)?;
     }
     Ok(())
 }

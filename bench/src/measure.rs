@@ -1,6 +1,7 @@
 //! The measurements.
 
 use std::{
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -51,6 +52,8 @@ const REST_STEP: Duration = Duration::from_millis(137);
 pub struct Bench {
     /// The programs under test.
     pub programs: Programs,
+    /// PostgreSQL's programs, if they are named.
+    pub postgres_bin: Option<PathBuf>,
     /// Runs of each figure; without, each measurement has a default of its own.
     pub runs: Option<usize>,
     /// Tells the terminal.
@@ -58,7 +61,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn runs(&self, default: usize) -> usize {
+    pub(crate) fn runs(&self, default: usize) -> usize {
         self.runs.unwrap_or(default)
     }
 

@@ -30,6 +30,8 @@ pub const ECHO_PORT: u16 = 9001;
 pub const RAW_PORT: u16 = 9100;
 /// As [`RAW_PORT`], for the echo.
 pub const RAW_ECHO_PORT: u16 = 9101;
+/// Where PostgreSQL listens on the second node: open to the peer, and forwarded.
+pub const POSTGRES_PORT: u16 = 5432;
 
 const BROKER_PORT: u16 = 7000;
 const TURN_PORT: u16 = 3478;
@@ -69,6 +71,8 @@ pub enum Topology {
     TwoNats,
     /// Both behind one router that hairpins and isolates them.
     Hairpin,
+    /// Two NATs, and so many milliseconds each way.
+    Delayed(u32),
     /// Each behind a symmetric NAT: only a relay is left.
     Symmetric(Relay),
     /// UDP blocked at the first node: its way to the relay is TCP.
@@ -87,6 +91,7 @@ impl fmt::Display for Topology {
         match self {
             Self::TwoNats => f.write_str("two NATs"),
             Self::Hairpin => f.write_str("one hairpinning NAT"),
+            Self::Delayed(ms) => write!(f, "two NATs, {ms} ms each way"),
             Self::Symmetric(by) => write!(f, "symmetric both, {}", relay(by)),
             Self::UdpBlocked(by) => write!(f, "UDP blocked, {}", relay(by)),
             Self::Lossy(percent) => write!(f, "20 ms, 100 Mbit/s, {percent} % loss"),
@@ -98,7 +103,7 @@ impl Topology {
     fn relay(&self) -> Relay {
         match self {
             Self::Symmetric(relay) | Self::UdpBlocked(relay) => *relay,
-            Self::TwoNats | Self::Hairpin | Self::Lossy(_) => Relay::Own,
+            Self::TwoNats | Self::Hairpin | Self::Delayed(_) | Self::Lossy(_) => Relay::Own,
         }
     }
 
@@ -119,6 +124,10 @@ impl Topology {
                 .router("r1", Nat::hairpinning())
                 .node(NODE_1, Place::Behind("r1"))
                 .node(NODE_2, Place::Behind("r1")),
+            Self::Delayed(ms) => {
+                let delay = LinkSpec::new(&format!("delay={ms}ms"))?;
+                two(Nat::default(), Nat::default()).link(NODE_1, delay.clone(), delay)
+            }
             Self::Symmetric(_) => two(Nat::symmetric(), Nat::symmetric()),
             Self::UdpBlocked(_) => two(
                 // The raw baseline must pass as well.
@@ -352,7 +361,10 @@ fn write_configurations(lab: &Lab, programs: &Programs) -> anyhow::Result<()> {
         .args(["--brokers", &format!("http://{server}:{BROKER_PORT}")])
         .args(["--stun", &format!("{server}:{TURN_PORT}")])
         .args(["--turn", &format!("{},{}", turn("udp"), turn("tcp"))])
-        .args(["--allow", &format!("{BULK_PORT},{ECHO_PORT}")])
+        .args([
+            "--allow",
+            &format!("{BULK_PORT},{ECHO_PORT},{POSTGRES_PORT}"),
+        ])
         .output()
         .with_context(|| format!("cannot run {}", programs.holdfast.display()))?;
     if !output.status.success() {
@@ -407,7 +419,8 @@ fn forward_raw(lab: &Lab, router: &str) -> anyhow::Result<()> {
     let (public, private) = (lab.public_address(NODE_2)?, lab.address(NODE_2)?);
     let script = format!(
         "table ip bench {{\n chain forward_in {{\n  type nat hook prerouting priority -101;\n  \
-         ip daddr {public} tcp dport {{ {RAW_PORT}, {RAW_ECHO_PORT} }} dnat to {private}\n }}\n}}\n"
+         ip daddr {public} tcp dport {{ {RAW_PORT}, {RAW_ECHO_PORT}, {POSTGRES_PORT} }} \
+         dnat to {private}\n }}\n}}\n"
     );
     let path = lab.folder().join("forward.nft");
     fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
