@@ -101,9 +101,14 @@ pub(crate) const CHECK_EVERY: u64 = 500_000;
 pub(crate) const CHECK_PATIENCE: u64 = 1_000_000;
 /// So many bad answers in a row, and a server is down (source: the same).
 pub(crate) const CHECK_FALL: u8 = 2;
-/// How long a connection waits for a server (source: the same).
-pub(crate) const HOLD: u64 = 5_000_000;
-/// A client that was refused asks again after (assumed).
+/// How long a client gives a connect, which is less than an endpoint holds it (source: the writers
+/// of the kernel world).
+pub(crate) const CONNECT_WITHIN: u64 = 1_000_000;
+/// The register is used so much less often than rows are written (source: the same).
+pub(crate) const REGISTER_PAUSE: u64 = 5;
+/// Waits for standbys are cancelled so often, where they are (source: the same).
+pub(crate) const CANCEL_EVERY: u64 = 200_000;
+/// A client that was refused asks again after (source: the writers' `BACKOFF`).
 pub(crate) const CLIENT_AGAIN: u64 = 50_000;
 /// A child that died is started again by its sidecar after (source: the sidecar's first backoff,
 /// and the agent's joining; assumed).

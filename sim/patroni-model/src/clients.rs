@@ -1,24 +1,43 @@
-//! Writers: each writes rows that nobody else writes, through its worker's endpoint, one after the
-//! other, and notes what it was told.
-
-use holdfast_workload::{Found, History, Outcome, Write};
+//! Clients: writers of rows, and users of the register, through their worker's endpoint.
+//!
+//! Each does one thing after the other, and notes what it was told. A row is a writer's own; the
+//! register is everybody's, and a read of it is an update too, so that it waits for standbys.
 
 use crate::calibration as cal;
 use crate::draw::At;
+use crate::records::{Record, Records};
 use crate::sim::Event;
 use crate::wal::Row;
 use crate::world::World;
+use holdfast_workload::Outcome;
 
-/// All writers, and what they noted.
+/// Values of the register: whose, and its how manieth.
+const VALUE_BITS: u32 = 40;
+/// The first number of those that use the register; writers have smaller ones.
+const REGISTER_FIRST: u32 = 1_000;
+
+/// All clients, and what they noted.
 pub(crate) struct Clients {
     list: Vec<Client>,
-    records: Vec<Record>,
+    pub(crate) records: Records,
     /// They begin nothing more.
     pub(crate) stopped: bool,
 }
 
+/// What a statement does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Statement {
+    Row,
+    Set(u64),
+    Read,
+}
+
 struct Client {
     worker: usize,
+    /// As others know it.
+    number: u32,
+    register: bool,
+    every: At,
     serial: u32,
     /// Which of its steps is the current one: others are of the past.
     step: u32,
@@ -27,46 +46,45 @@ struct Client {
     operation: Option<Operation>,
 }
 
+/// A session, and what its server said of itself.
 #[derive(Clone, Copy)]
 struct Connection {
     member: usize,
     postmaster: u32,
+    timeline: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
 struct Operation {
     asked: At,
-    /// When it stops waiting for a server.
-    hold: At,
+    /// When it gives up: a connect, or a statement once it was sent.
+    due: At,
     /// To whom it was sent.
-    sent: Option<usize>,
-}
-
-/// A write that is over.
-pub(crate) struct Record {
-    client: u32,
-    serial: u32,
-    pub(crate) asked: At,
-    pub(crate) ended: At,
-    pub(crate) outcome: Outcome,
-    pub(crate) server: Option<(usize, u32)>,
-    error: Option<&'static str>,
+    sent: Option<(usize, Option<u32>)>,
+    read: Option<u64>,
 }
 
 impl Clients {
-    pub(crate) fn new(workers: usize, each: usize) -> Self {
-        let client = |worker| Client {
+    pub(crate) fn new(workers: usize, writers: usize, every: At) -> Self {
+        let client = |worker: usize, number: usize, register: bool| Client {
             worker,
+            number: u32::try_from(number).unwrap_or(u32::MAX),
+            register,
+            every: if register { every * cal::REGISTER_PAUSE } else { every },
             serial: 0,
             step: 0,
             connection: None,
             connecting: None,
             operation: None,
         };
-        let list = (0..workers).flat_map(|worker| (0..each).map(move |_| client(worker)));
+        let mut list = Vec::new();
+        for worker in 0..workers {
+            list.extend((0..writers).map(|writer| client(worker, worker * writers + writer, false)));
+            list.push(client(worker, REGISTER_FIRST as usize + worker, true));
+        }
         Self {
-            list: list.collect(),
-            records: Vec::new(),
+            list,
+            records: Records::default(),
             stopped: false,
         }
     }
@@ -76,71 +94,43 @@ impl Clients {
     }
 
     pub(crate) fn row(&self, client: usize, serial: u32) -> Row {
-        (u32::try_from(client).unwrap_or(u32::MAX), serial)
+        (self.list[client].number, serial - 1)
+    }
+
+    /// What its current statement does: the register is written and read in turn.
+    pub(crate) fn statement(&self, client: usize) -> Statement {
+        let Client { register, serial, number, .. } = &self.list[client];
+        match (register, serial % 2) {
+            (false, _) => Statement::Row,
+            (true, 1) => {
+                Statement::Set(u64::from(*number) << VALUE_BITS | u64::from(serial.div_ceil(2)))
+            }
+            (true, _) => Statement::Read,
+        }
+    }
+
+    pub(crate) fn has_read(&mut self, client: usize, serial: u32, value: Option<u64>) {
+        let client = &mut self.list[client];
+        if let Some(operation) = client.operation.as_mut().filter(|_| client.serial == serial) {
+            operation.read = value.or(Some(0)); // what is there before anybody writes
+        }
     }
 
     pub(crate) fn idle(&self) -> bool {
         self.list.iter().all(|client| client.operation.is_none())
     }
-
-    pub(crate) fn records(&self) -> &[Record] {
-        &self.records
-    }
-
-    /// What they noted, and what was found.
-    pub(crate) fn history(&self, found: Option<Vec<Row>>) -> History {
-        let mut writes: Vec<Write> = self.records.iter().map(|record| self.write(record)).collect();
-        writes.sort_by_key(|write| (write.asked, write.id));
-        let found = found.map(|rows| {
-            let mut ids: Vec<u64> = rows.into_iter().map(id).collect();
-            ids.sort_unstable();
-            let mut found: Vec<Found> = Vec::with_capacity(ids.len());
-            for id in ids {
-                match found.last_mut().filter(|last| last.id == id) {
-                    Some(last) => last.times += 1,
-                    None => found.push(Found { id, times: 1 }),
-                }
-            }
-            found
-        });
-        History {
-            writes,
-            register: Vec::new(),
-            found,
-        }
-    }
-
-    fn write(&self, record: &Record) -> Write {
-        let server = |(member, timeline): (usize, u32)| {
-            format!("127.50.0.{}:5432 timeline {timeline}", member + 1)
-        };
-        Write {
-            id: id((record.client, record.serial)),
-            member: World::name(self.list[record.client as usize].worker),
-            asked: World::since_begin(record.asked),
-            ended: World::since_begin(record.ended),
-            outcome: record.outcome,
-            server: record.server.map(server),
-            error: record.error.map(str::to_owned),
-        }
-    }
-}
-
-fn id((client, serial): Row) -> u64 {
-    u64::from(client) << 32 | u64::from(serial)
 }
 
 impl World {
     pub(crate) fn clients_start(&mut self) {
         for client in 0..self.clients.list.len() {
-            let wait = self.dice.between(0, self.settings.every);
+            let wait = self.dice.between(0, self.clients.list[client].every);
             self.agenda.after(wait, Event::Client { client, step: 0 });
         }
     }
 
     pub(crate) fn client_step(&mut self, index: usize, step: u32) {
         let now = self.agenda.now;
-        let hold = now + cal::HOLD;
         let client = &mut self.clients.list[index];
         if client.step != step {
             return;
@@ -150,9 +140,16 @@ impl World {
                 return;
             }
             client.serial += 1;
-            client.operation = Some(Operation { asked: now, hold, sent: None });
-            let serial = client.serial;
-            self.agenda.after(self.settings.deadline, Event::Deadline { client: index, serial });
+            client.operation = Some(Operation {
+                asked: now,
+                due: now + cal::CONNECT_WITHIN,
+                sent: None,
+                read: None,
+            });
+            if client.connection.is_none() {
+                let serial = client.serial;
+                self.agenda.after(cal::CONNECT_WITHIN, Event::Deadline { client: index, serial });
+            }
         }
         self.go_on(index);
     }
@@ -160,12 +157,12 @@ impl World {
     /// The next thing that a client's operation needs.
     fn go_on(&mut self, index: usize) {
         let client = &self.clients.list[index];
-        let Some(operation) = client.operation.filter(|operation| operation.sent.is_none()) else {
+        if client.operation.is_none_or(|operation| operation.sent.is_some()) {
             return;
-        };
+        }
         let worker = client.worker;
         if !self.hosts[worker].up {
-            self.ends(index, Outcome::Failed, Some("connection refused"));
+            self.ends(index, Outcome::Failed, "connection refused");
         } else if let Some(connection) = client.connection {
             self.send(index, connection);
         } else if self.hosts[worker].frozen {
@@ -176,11 +173,9 @@ impl World {
             self.clients.list[index].connecting = Some(member);
             let wait = cal::CONNECT.draw(&mut self.dice) + 4 * self.way(worker, member);
             self.next_step(index, wait);
-        } else if self.agenda.now >= operation.hold {
-            self.ends(index, Outcome::Failed, Some("no server"));
-        } else {
-            self.next_step(index, operation.hold - self.agenda.now);
         }
+        // Without a server it waits until there is one, or until its time is over: an endpoint
+        // holds a connection for longer than a client waits.
     }
 
     fn next_step(&mut self, client: usize, wait: At) {
@@ -191,26 +186,34 @@ impl World {
 
     fn connected(&mut self, index: usize, member: usize) {
         let worker = self.clients.list[index].worker;
-        if !self.reach(worker, member) || self.hosts[member].frozen {
-            return; // until its deadline, or until the endpoint leads elsewhere
+        if !self.reach(worker, member) || self.still(member) {
+            return; // until its time is over, or the endpoint leads elsewhere
         }
         self.clients.list[index].connecting = None;
-        if !self.pg[member].accepts() {
-            self.ends(index, Outcome::Failed, Some("the database system is not accepting connections"));
+        let pg = &self.pg[member];
+        if !pg.accepts() {
+            self.ends(index, Outcome::Failed, "the database system is not accepting connections");
             return;
         }
-        let postmaster = self.pg[member].postmaster;
-        self.clients.list[index].connection = Some(Connection { member, postmaster });
+        let connection = Connection {
+            member,
+            postmaster: pg.postmaster,
+            timeline: pg.primary().then(|| self.wal.timeline(pg.branch)),
+        };
+        self.clients.list[index].connection = Some(connection);
         self.go_on(index);
     }
 
     fn send(&mut self, index: usize, connection: Connection) {
-        let Connection { member, postmaster } = connection;
+        let Connection { member, postmaster, timeline } = connection;
+        let due = self.agenda.now + self.settings.deadline;
         let client = &mut self.clients.list[index];
         let (worker, serial) = (client.worker, client.serial);
         if let Some(operation) = &mut client.operation {
-            operation.sent = Some(member);
+            operation.sent = Some((member, timeline));
+            operation.due = due;
         }
+        self.agenda.at(due, Event::Deadline { client: index, serial });
         let statement = Event::Statement { client: index, serial, member, postmaster };
         if self.hosts[worker].frozen {
             self.agenda.hold(worker, statement);
@@ -224,78 +227,92 @@ impl World {
     pub(crate) fn answer(&mut self, client: usize, serial: u32, member: usize) {
         let worker = self.clients.list[client].worker;
         if self.reach(member, worker) {
-            let timeline = self.wal.timeline(self.pg[member].branch);
             let wait = self.way(member, worker);
-            self.agenda.after(wait, Event::Answer { client, serial, timeline });
+            self.agenda.after(wait, Event::Answer { client, serial });
         }
     }
 
-    pub(crate) fn answered(&mut self, index: usize, serial: u32, timeline: u32) {
+    pub(crate) fn answered(&mut self, index: usize, serial: u32) {
         let client = &self.clients.list[index];
         let operation = client.operation.filter(|_| client.serial == serial);
-        let (Some(operation), true) = (operation, client.connection.is_some()) else {
+        let Some((operation, (member, _))) = operation.and_then(|op| Some((op, op.sent?))) else {
             return; // it gave up
         };
-        let server = operation.sent.map(|member| (member, timeline));
-        self.record(index, Outcome::Acknowledged, server, None);
-        if let Some((member, _)) = server {
+        let wait = (operation.asked + client.every).saturating_sub(self.agenda.now);
+        let writes = !client.register;
+        self.record(index, Outcome::Acknowledged, None);
+        if writes {
             self.acknowledged(member, operation.asked);
+            self.agenda.poke_if(self.seen.watches_writes);
         }
-        let wait = (operation.asked + self.settings.every).saturating_sub(self.agenda.now);
         self.next_step(index, wait);
-        self.agenda.poke_if(self.seen.watches_writes);
     }
 
     /// The server says that it did not happen.
     pub(crate) fn refused(&mut self, index: usize, serial: u32, why: &'static str) {
-        if self.clients.list[index].serial == serial && self.clients.list[index].operation.is_some() {
-            self.ends(index, Outcome::Failed, Some(why));
+        if self.clients.list[index].serial == serial {
+            self.ends(index, Outcome::Failed, why);
+        }
+    }
+
+    /// The server says that it did not wait to the end.
+    pub(crate) fn cancelled(&mut self, index: usize, serial: u32) {
+        if self.clients.list[index].serial == serial {
+            let why = "01000 WARNING: canceling wait for synchronous replication due to user request";
+            self.ends(index, Outcome::Unknown, why);
         }
     }
 
     pub(crate) fn deadline(&mut self, index: usize, serial: u32) {
         let client = &mut self.clients.list[index];
         let operation = client.operation.filter(|_| client.serial == serial);
-        let Some(operation) = operation else { return };
+        let Some(operation) = operation.filter(|operation| operation.due <= self.agenda.now) else {
+            return;
+        };
         client.connection = None;
         match operation.sent {
-            Some(_) => self.ends(index, Outcome::Unknown, Some("no answer in time")),
-            None => self.ends(index, Outcome::Failed, Some("no connection in time")),
+            Some(_) => self.ends(index, Outcome::Unknown, "no answer in time"),
+            None => self.ends(index, Outcome::Failed, "no connection in time"),
         }
     }
 
     /// An operation is over, and not as it should be.
-    fn ends(&mut self, index: usize, outcome: Outcome, error: Option<&'static str>) {
-        let Some(operation) = self.clients.list[index].operation else {
+    fn ends(&mut self, index: usize, outcome: Outcome, error: &'static str) {
+        let client = &self.clients.list[index];
+        let Some(operation) = client.operation else {
             return;
         };
-        self.record(index, outcome, None, error);
-        let due = operation.asked + self.settings.every;
-        let wait = due.saturating_sub(self.agenda.now).max(cal::CLIENT_AGAIN);
-        self.next_step(index, wait);
+        let due = (operation.asked + client.every).saturating_sub(self.agenda.now);
+        let pause = if client.connection.is_some() { 0 } else { cal::CLIENT_AGAIN };
+        self.record(index, outcome, Some(error));
+        self.next_step(index, due.max(pause));
     }
 
-    fn record(
-        &mut self,
-        index: usize,
-        outcome: Outcome,
-        server: Option<(usize, u32)>,
-        error: Option<&'static str>,
-    ) {
+    fn record(&mut self, index: usize, outcome: Outcome, error: Option<&'static str>) {
+        let statement = self.clients.statement(index);
         let client = &mut self.clients.list[index];
         client.connecting = None;
         let Some(operation) = client.operation.take() else {
             return;
         };
-        self.clients.records.push(Record {
-            client: u32::try_from(index).unwrap_or(u32::MAX),
-            serial: client.serial,
+        let record = Record {
+            client: client.number,
+            worker: client.worker,
+            serial: client.serial - 1,
             asked: operation.asked,
             ended: self.agenda.now,
             outcome,
-            server,
+            server: operation.sent,
             error,
-        });
+            statement,
+            read: operation.read,
+        };
+        match client.register {
+            false => self.clients.records.rows.push(record),
+            // What was not sent is not noted: nothing happened.
+            true if operation.sent.is_some() => self.clients.records.register.push(record),
+            true => {}
+        }
     }
 
     /// A connection is gone, and its client knows.
@@ -303,7 +320,14 @@ impl World {
         let client = &mut self.clients.list[index];
         client.connection = None;
         if client.operation.is_some_and(|operation| operation.sent.is_some()) {
-            self.ends(index, Outcome::Unknown, Some(why));
+            self.ends(index, Outcome::Unknown, why);
+        }
+    }
+
+    /// Its statement came to a server that does not know its connection.
+    pub(crate) fn connection_gone(&mut self, index: usize, serial: u32) {
+        if self.clients.list[index].serial == serial {
+            self.broken(index, "connection reset by peer");
         }
     }
 
@@ -312,7 +336,8 @@ impl World {
         for index in 0..self.clients.list.len() {
             let client = &self.clients.list[index];
             let there = client.connection.is_some_and(|connection| connection.member == member);
-            if there && self.reach(member, client.worker) {
+            let heard = self.reach(member, client.worker) && !self.hosts[client.worker].frozen;
+            if there && heard {
                 self.broken(index, why);
             }
         }
@@ -326,9 +351,10 @@ impl World {
             if client.worker != endpoint {
                 continue;
             }
+            let stale = client.connecting.is_none_or(|member| Some(member) == before);
             if client.connection.is_some_and(|connection| Some(connection.member) != led) {
                 self.broken(index, "the endpoint closed the connection");
-            } else if client.connection.is_none() && client.connecting.is_none_or(|m| Some(m) == before) {
+            } else if client.connection.is_none() && stale {
                 client.connecting = None;
                 self.go_on(index);
             }

@@ -67,7 +67,7 @@ impl World {
 
     /// How long the answer to `GET /primary` takes, and with which timeline it leads.
     fn ask_leads(&mut self, endpoint: usize, member: usize) -> (At, Option<u32>) {
-        let silent = !self.reach(endpoint, member) || self.hosts[member].frozen;
+        let silent = !self.reach(endpoint, member) || self.still(member);
         if silent {
             return (cal::CHECK_PATIENCE, None);
         }

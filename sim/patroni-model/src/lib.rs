@@ -11,6 +11,7 @@ mod endpoints;
 mod kv;
 mod patroni;
 mod pg;
+mod records;
 mod settings;
 mod sim;
 mod wal;
@@ -61,8 +62,20 @@ pub fn play(drill: &Drill, seed: u64) -> Round {
 /// As [`play`], with something that is another way.
 #[must_use]
 pub fn play_with(drill: &Drill, seed: u64, knobs: &Knobs) -> Round {
+    played(drill, seed, knobs, conduct::play)
+}
+
+/// A round of several faults at once that the seed draws, instead of the drill's blow: members that
+/// die, freeze, are cut off, lose their agent or their disk's patience, and a KV that loses its
+/// leader. All of it is mended at the end.
+#[must_use]
+pub fn storm(drill: &Drill, seed: u64, knobs: &Knobs) -> Round {
+    played(drill, seed, knobs, conduct::play_storm)
+}
+
+fn played(drill: &Drill, seed: u64, knobs: &Knobs, play: impl Fn(Settings, u64) -> Round) -> Round {
     match Settings::new(drill, knobs) {
-        Ok(settings) => conduct::play(settings, seed),
+        Ok(settings) => play(settings, seed),
         Err(obstacle) => Round {
             seed,
             cut_short: true,

@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) retry_timeout: At,
     pub(crate) session_ttl: At,
     pub(crate) synchronous: Synchronous,
+    /// `synchronous_commit` makes a commit wait for standbys at all.
+    pub(crate) waits: bool,
     pub(crate) fill: u64,
     pub(crate) transport: Transport,
     pub(crate) line: Line,
@@ -105,6 +107,7 @@ impl Settings {
             retry_timeout,
             session_ttl: (ttl / 2).max(cal::SESSION_TTL_LEAST),
             synchronous: drill.database.synchronous,
+            waits: !drill.database.parameters.iter().any(is_weak),
             fill: drill.database.fill,
             transport: drill.transport,
             line,
@@ -158,6 +161,11 @@ fn check(drill: &Drill) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Values of `synchronous_commit` with which a commit waits for nobody else (PostgreSQL 20.5.1).
+fn is_weak((name, value): &(String, String)) -> bool {
+    name == "synchronous_commit" && matches!(value.as_str(), "local" | "off")
 }
 
 pub(crate) fn us(time: Duration) -> At {

@@ -55,7 +55,7 @@ pub(crate) enum Event {
     /// A commit has been heard of by those that it waits for.
     Commit { client: usize, serial: u32, member: usize, postmaster: u32, lsn: u64 },
     /// A client is answered.
-    Answer { client: usize, serial: u32, timeline: u32 },
+    Answer { client: usize, serial: u32 },
 }
 
 /// What is due, and who waits.
@@ -170,7 +170,7 @@ fn poll(shared: &Shared, tasks: &mut [Option<Task>], id: TaskId) {
             if world.patroni[member].life != task.life {
                 return;
             }
-            if world.hosts[member].frozen {
+            if world.still(member) {
                 world.agenda.hold(member, Event::Wake(id));
                 tasks[id] = Some(task);
                 return;

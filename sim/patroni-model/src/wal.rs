@@ -12,6 +12,7 @@ pub(crate) struct Branch {
     /// The branch that it left, and where.
     parent: Option<(usize, u64)>,
     rows: Vec<(u64, Row)>,
+    register: Vec<(u64, u64)>,
 }
 
 /// All branches of a round.
@@ -25,6 +26,7 @@ impl Wal {
             timeline: 1,
             parent: None,
             rows: Vec::new(),
+            register: Vec::new(),
         };
         Self {
             branches: vec![root],
@@ -41,12 +43,32 @@ impl Wal {
             timeline: self.timeline(branch) + 1,
             parent: Some((branch, position)),
             rows: Vec::new(),
+            register: Vec::new(),
         });
         self.branches.len() - 1
     }
 
     pub(crate) fn append(&mut self, branch: usize, position: u64, row: Row) {
         self.branches[branch].rows.push((position, row));
+    }
+
+    /// The register has another value from there on.
+    pub(crate) fn set_register(&mut self, branch: usize, position: u64, value: u64) {
+        self.branches[branch].register.push((position, value));
+    }
+
+    /// The register's value at the end of a branch, if anybody ever set it.
+    pub(crate) fn register(&self, branch: usize) -> Option<u64> {
+        let (mut branch, mut least) = (branch, u64::MAX);
+        loop {
+            let all = self.branches[branch].register.iter().rev();
+            let found = all.into_iter().find(|(at, _)| *at <= least);
+            if let Some((_, value)) = found {
+                return Some(*value);
+            }
+            let (parent, left) = self.branches[branch].parent?;
+            (branch, least) = (parent, least.min(left));
+        }
     }
 
     /// Up to which position two branches have the same content.

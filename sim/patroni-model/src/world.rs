@@ -23,6 +23,8 @@ pub(crate) const BEGIN: At = 1_000_000_000;
 pub(crate) struct Host {
     /// Everything stands still.
     pub(crate) frozen: bool,
+    /// Patroni and PostgreSQL do.
+    pub(crate) database_frozen: bool,
     /// Its line carries something.
     pub(crate) line: bool,
     /// Its sidecar runs, and with it the mesh and the endpoints.
@@ -67,6 +69,8 @@ pub(crate) struct Seen {
     pub(crate) first_acknowledged: Option<At>,
     pub(crate) phase: u32,
     pub(crate) cut_short: bool,
+    /// Waits for standbys are cancelled.
+    pub(crate) cancelling: bool,
 }
 
 impl World {
@@ -74,6 +78,7 @@ impl World {
         let members = settings.members;
         let host = || Host {
             frozen: false,
+            database_frozen: false,
             line: true,
             up: true,
             agent: true,
@@ -91,7 +96,7 @@ impl World {
             streams: 0,
             patroni: (0..members).map(|_| Face::default()).collect(),
             endpoints: (0..members).map(|_| Endpoint::new(members)).collect(),
-            clients: Clients::new(members, settings.writers),
+            clients: Clients::new(members, settings.writers, settings.every),
             seen: Seen::default(),
             settings,
         }
@@ -117,7 +122,7 @@ impl World {
             Event::Commit { client, serial, member, postmaster, lsn } => {
                 self.commit(client, serial, member, postmaster, lsn);
             }
-            Event::Answer { client, serial, timeline } => self.answered(client, serial, timeline),
+            Event::Answer { client, serial } => self.answered(client, serial),
         }
     }
 
@@ -139,7 +144,18 @@ impl World {
             | Event::Client { .. }
             | Event::Deadline { .. } => return None,
         };
-        self.hosts[member].frozen.then_some(member)
+        let still = match event {
+            Event::Check { .. } | Event::Checked { .. } | Event::Answer { .. } => {
+                self.hosts[member].frozen
+            }
+            _ => self.still(member),
+        };
+        still.then_some(member)
+    }
+
+    /// Whether a member's Patroni and PostgreSQL stand still.
+    pub(crate) fn still(&self, member: usize) -> bool {
+        self.hosts[member].frozen || self.hosts[member].database_frozen
     }
 
     /// Whether a packet passes between two workers.

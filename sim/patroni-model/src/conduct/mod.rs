@@ -1,18 +1,19 @@
 //! A round: a cluster that runs, a blow, and what becomes of it.
 
 mod blow;
+mod by_hand;
+mod storm;
 mod strike;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use holdfast_plan::drill::{Blow, Heal, Mark, Point, Processes, Round, Synchronous, Target};
-use holdfast_workload::Outcome;
+use holdfast_plan::drill::{Blow, Heal, Mark, Point, Round, Synchronous, Target};
 
-use crate::calibration as cal;
 use crate::draw::At;
 use crate::kv::{Set, SyncKey, bit};
 use crate::pg::{Control, Names, State};
+use crate::records::Record;
 use crate::settings::{Settings, us};
 use crate::sim::{Shared, run, sleep, until};
 use crate::wal::Row;
@@ -26,9 +27,16 @@ const LOOKS: At = 200_000;
 /// Plays a round.
 pub(crate) fn play(settings: Settings, seed: u64) -> Round {
     let shared = settled(settings, seed);
-    let life = 0;
     let work = conduct(Rc::clone(&shared), seed);
-    shared.borrow_mut().agenda.spawn(None, life, Box::pin(work));
+    shared.borrow_mut().agenda.spawn(None, 0, Box::pin(work));
+    finish(&shared, seed)
+}
+
+/// Plays a round of faults that the seed draws, whatever the drill's blow is.
+pub(crate) fn play_storm(settings: Settings, seed: u64) -> Round {
+    let shared = settled(settings, seed);
+    let work = storm::storm(Rc::clone(&shared));
+    shared.borrow_mut().agenda.spawn(None, 0, Box::pin(work));
     finish(&shared, seed)
 }
 
@@ -82,6 +90,12 @@ impl World {
         });
     }
 
+    /// The blow comes now.
+    pub(crate) fn fault(&mut self) {
+        self.seen.fault = Some(self.agenda.now);
+        self.mark(Point::Fault, None, "the drill");
+    }
+
     /// Every member is there, as leader or streaming replica.
     pub(crate) fn whole(&mut self) -> bool {
         let Some(leader) = self.kv.keys.leader.map(|leader| leader.who) else {
@@ -98,7 +112,7 @@ impl World {
             && leads
             && members.into_iter().all(|member| {
                 let host = &self.hosts[member];
-                let there = host.up && host.line && host.agent && !host.frozen;
+                let there = host.up && host.line && host.agent && !self.still(member);
                 let streams = member == leader || self.streams_from(member) == Some(leader);
                 there && streams && self.patroni[member].alive && !self.patroni[member].copying
             })
@@ -108,7 +122,7 @@ impl World {
     fn found(&mut self) -> Option<Vec<Row>> {
         let leader = self.kv.keys.leader?.who;
         let pg = &self.pg[leader];
-        let readable = pg.primary() && self.hosts[leader].line && !self.hosts[leader].frozen;
+        let readable = pg.primary() && self.hosts[leader].line && !self.still(leader);
         readable.then(|| self.wal.rows(pg.branch, pg.lsn))
     }
 }
@@ -132,7 +146,7 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
         leader_after: leader_after.map(World::name),
         timelines: (1, u64::from(last)),
         marks: marks.into_iter().map(|(_, mark)| mark).collect(),
-        history: world.clients.history(found),
+        history: world.clients.records.history(found),
         rejoins: seen.rejoins.iter().map(|(who, how)| (World::name(*who), *how)).collect(),
         two_primaries_ms: world.two_primaries_ms(),
         notes: seen.notes,
@@ -144,10 +158,11 @@ impl World {
     /// When the last write was asked for that the old leader acknowledged before another did.
     fn last_acknowledged(&self, first: &Option<At>, leader: usize) -> Option<(At, Mark)> {
         let first = first.unwrap_or(At::MAX);
-        let records = self.clients.records().iter();
+        let records = self.clients.records.rows.iter();
+        let ours = |record: &&Record| record.acknowledged_by().is_some_and(|by| by.0 == leader);
         let last = records
-            .filter(|record| record.outcome == Outcome::Acknowledged && record.ended < first)
-            .filter(|record| record.server.is_some_and(|(member, _)| member == leader))
+            .filter(|record| record.ended < first)
+            .filter(ours)
             .max_by_key(|record| record.asked)?;
         let mark = Mark {
             at: Self::since_begin(last.asked),
@@ -161,8 +176,8 @@ impl World {
     /// For how long clients were still answered on a timeline after a later one took writes.
     fn two_primaries_ms(&self) -> u64 {
         let mut acknowledged: Vec<(At, At, u32, usize)> = Vec::new();
-        for record in self.clients.records() {
-            if let (Outcome::Acknowledged, Some((member, timeline))) = (record.outcome, record.server) {
+        for record in &self.clients.records.rows {
+            if let Some((member, timeline)) = record.acknowledged_by() {
                 acknowledged.push((record.ended, record.asked, timeline, member));
             }
         }
@@ -191,9 +206,7 @@ async fn conduct(shared: Shared, seed: u64) {
     let blow = {
         let mut world = shared.borrow_mut();
         world.seen.phase = u32::try_from(phase).unwrap_or(0);
-        world.seen.fault = Some(world.agenda.now);
         world.seen.watches_writes = true;
-        world.mark(Point::Fault, None, "the drill");
         world.settings.blow.clone()
     };
     blow::strike(&shared, &blow, seed).await;
@@ -281,15 +294,6 @@ pub(crate) fn target(world: &mut World, target: Target, seed: u64) -> usize {
 
 /// Whether a blow means that somebody else is to lead.
 pub(crate) fn moves(blow: &Blow) -> bool {
-    matches!(blow, Blow::Switchover | Blow::RollingRestart)
+    matches!(blow, Blow::Switchover | Blow::ForceFailover)
 }
 
-/// How long an agent takes to come back by itself.
-pub(crate) fn agent_start(world: &mut World) -> At {
-    cal::AGENT_START.draw(&mut world.dice)
-}
-
-/// Whether what a blow kills comes back only when it is healed.
-pub(crate) fn stays_dead(what: Processes) -> bool {
-    matches!(what, Processes::Database | Processes::Machine)
-}

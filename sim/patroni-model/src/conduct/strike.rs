@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::calibration as cal;
-use crate::sim::{Event, Shared};
+use crate::sim::{Event, Shared, sleep};
 use crate::world::World;
 
 impl World {
@@ -34,7 +34,8 @@ impl World {
     }
 
     /// Every process stands still; the kernel goes on.
-    pub(crate) fn freeze(&mut self, member: usize) {
+    /// Only Patroni and PostgreSQL with `database`.
+    pub(crate) fn freeze(&mut self, member: usize, database: bool) {
         for stream in self.streams_at(member) {
             if stream == member {
                 self.drop_flights(stream);
@@ -45,11 +46,14 @@ impl World {
                 self.agenda.after(cal::REPLICATION_PATIENCE, event);
             }
         }
-        self.hosts[member].frozen = true;
+        let host = &mut self.hosts[member];
+        host.frozen |= !database;
+        host.database_frozen |= database;
     }
 
     pub(crate) fn thaw(&mut self, member: usize) {
         self.hosts[member].frozen = false;
+        self.hosts[member].database_frozen = false;
         self.agenda.thaw(member);
         for stream in self.streams_at(member) {
             self.catch_up(stream);
@@ -75,8 +79,14 @@ impl World {
     pub(crate) fn wipe(&mut self, member: usize) {
         self.kill_database(member);
         self.pg[member].empty = true;
-        self.pg[member].lsn = 0;
     }
+}
+
+/// The line carries again, once somebody has noticed.
+pub(crate) async fn line_back(shared: &Shared, member: usize) {
+    let wait = cal::LINE_BACK.draw(&mut shared.borrow_mut().dice);
+    sleep(shared, wait).await;
+    shared.borrow_mut().mend(member);
 }
 
 /// A member's sidecar starts Patroni again, which starts the rest.

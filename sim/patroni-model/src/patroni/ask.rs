@@ -94,7 +94,7 @@ impl Patroni {
         self.sleep(way).await;
         let begin = self.now();
         let hears = move |world: &mut World| {
-            (world.reach(me, member) && !world.hosts[member].frozen).then_some(())
+            (world.reach(me, member) && !world.still(member)).then_some(())
         };
         until(&self.shared, cal::REST_PATIENCE, hears).await?;
         if !self.with(|world| world.patroni[member].alive) {

@@ -163,7 +163,10 @@ impl Patroni {
 
     /// Whether somebody could take over from this leader.
     pub(crate) async fn failover_possible(&self, lsn: u64) -> bool {
-        let active = self.sync_active();
+        // A failover to a candidate asks for nothing else; a switchover does.
+        let failover = self.face(|face| face.cluster.failover);
+        let forced = failover.is_some_and(|f| f.leader.is_none() && f.candidate.is_some());
+        let active = self.sync_active() && !forced;
         let (members, sync, status) = self.face(|face| {
             let all = face.cluster.members.iter().enumerate();
             let candidate = face.cluster.failover.and_then(|failover| failover.candidate);

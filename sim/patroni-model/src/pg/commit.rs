@@ -2,6 +2,7 @@
 
 use super::{Names, State};
 use crate::calibration as cal;
+use crate::clients::Statement;
 use crate::draw::At;
 use crate::kv::each;
 use crate::sim::Event;
@@ -23,16 +24,18 @@ impl World {
     pub(crate) fn statement(&mut self, client: usize, serial: u32, member: usize, postmaster: u32) {
         let pg = &mut self.pg[member];
         if pg.postmaster != postmaster {
-            return; // its connection is gone, and the client has heard of it
+            self.connection_gone(client, serial);
+            return;
         }
         if !pg.primary() {
             self.refused(client, serial, "cannot execute INSERT in a read-only transaction");
             return;
         }
         pg.lsn += ROW_BYTES;
-        let (branch, lsn, names) = (pg.branch, pg.lsn, pg.names);
+        let (branch, lsn) = (pg.branch, pg.lsn);
+        let names = pg.names.filter(|_| self.settings.waits);
         let begin = self.agenda.now.max(pg.stalled_until);
-        self.wal.append(branch, lsn, self.clients.row(client, serial));
+        self.write_wal(client, serial, branch, lsn);
         let flushed = begin + cal::FLUSH.draw(&mut self.dice);
         let mut heard: Vec<At> = Vec::new();
         for follower in 0..self.pg.len() {
@@ -56,6 +59,17 @@ impl World {
                 self.agenda.at(at, event);
             }
             None => self.pg[member].stuck.push(Stuck { client, serial, lsn }),
+        }
+    }
+
+    fn write_wal(&mut self, client: usize, serial: u32, branch: usize, lsn: u64) {
+        match self.clients.statement(client) {
+            Statement::Row => self.wal.append(branch, lsn, self.clients.row(client, serial)),
+            Statement::Set(value) => self.wal.set_register(branch, lsn, value),
+            Statement::Read => {
+                let value = self.wal.register(branch);
+                self.clients.has_read(client, serial, value);
+            }
         }
     }
 
@@ -87,9 +101,17 @@ impl World {
         }
     }
 
+    /// Commits that wait are told to wait no longer.
+    pub(crate) fn cancel_waits(&mut self, member: usize) {
+        for commit in std::mem::take(&mut self.pg[member].stuck) {
+            self.cancelled(commit.client, commit.serial);
+        }
+    }
+
     /// Whether as many standbys as wanted have it on disk, as far as the primary has heard.
     fn confirmed(&mut self, member: usize, lsn: u64) -> bool {
-        let Some(Names { count, set }) = self.pg[member].names else {
+        let names = self.pg[member].names.filter(|_| self.settings.waits);
+        let Some(Names { count, set }) = names else {
             return true;
         };
         let mut found = 0;

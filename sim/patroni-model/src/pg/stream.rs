@@ -79,7 +79,7 @@ impl World {
     pub(crate) fn ship(&mut self, member: usize, sent: At, lsn: u64) -> Option<At> {
         self.settle(member);
         let from = self.streams_from(member)?;
-        if !self.reach(from, member) || self.hosts[member].frozen {
+        if !self.reach(from, member) || self.still(member) {
             return None;
         }
         let arrived = sent + self.way(from, member);
@@ -172,8 +172,8 @@ impl World {
         };
         let from = stream.from;
         let silent = !self.reach(from, member)
-            || self.hosts[member].frozen
-            || self.hosts[from].frozen
+            || self.still(member)
+            || self.still(from)
             || self.streams_from(member).is_none();
         if silent {
             self.stream_ends(member);
@@ -249,7 +249,7 @@ impl World {
     fn can_stream(&self, member: usize, from: usize) -> bool {
         let (ours, theirs) = (&self.pg[member], &self.pg[from]);
         self.reach(from, member)
-            && !self.hosts[from].frozen
+            && !self.still(from)
             && theirs.accepts()
             && ours.lsn <= theirs.lsn
             && ours.lsn <= self.wal.agree(ours.branch, theirs.branch)
