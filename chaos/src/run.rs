@@ -119,7 +119,7 @@ pub fn run_seed(
 }
 
 /// What came of something that may panic, on this thread.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Violation> {
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Violation> {
     panics::watch();
     panics::take();
     let done = catch_unwind(AssertUnwindSafe(work));

@@ -7,15 +7,15 @@
 
 use std::path::PathBuf;
 
-use holdfast_chaos::Scenario;
+use holdfast_chaos::{Disaster, DrillScenario, Scenario};
 use holdfast_plan::WorldKind;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scenarios")
 }
 
-/// Every scenario that there is.
-fn scenarios() -> Vec<Scenario> {
+/// Everything that there is.
+fn disasters() -> Vec<Disaster> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -23,13 +23,51 @@ fn scenarios() -> Vec<Scenario> {
         .filter(|path| path.file_name().is_some_and(|name| name != "Cargo.toml"))
         .collect();
     files.sort();
-    let load = |path: &PathBuf| Scenario::load(path).unwrap_or_else(|error| panic!("\n{error}"));
+    let load = |path: &PathBuf| Disaster::load(path).unwrap_or_else(|error| panic!("\n{error}"));
     files.iter().map(load).collect()
+}
+
+fn scenarios() -> Vec<Scenario> {
+    let all = disasters().into_iter().filter_map(|one| match one {
+        Disaster::Scenario(scenario) => Some(*scenario),
+        Disaster::Drill(_) => None,
+    });
+    all.collect()
+}
+
+fn drills() -> Vec<DrillScenario> {
+    let all = disasters().into_iter().filter_map(|one| match one {
+        Disaster::Drill(drill) => Some(*drill),
+        Disaster::Scenario(_) => None,
+    });
+    all.collect()
 }
 
 #[test]
 fn every_scenario_loads() {
     assert!(scenarios().len() >= 10);
+    assert!(drills().len() >= 20);
+}
+
+#[test]
+fn a_drill_is_written_and_read_back_as_the_same_drill() {
+    for drill in drills() {
+        let text = toml::to_string(drill.file()).unwrap();
+        let read = DrillScenario::parse("", &text).unwrap_or_else(|p| panic!("\n{p}\n{text}"));
+        assert_eq!(
+            (read.drill(), read.digest()),
+            (drill.drill(), drill.digest())
+        );
+    }
+}
+
+#[test]
+fn a_drill_is_of_one_kind_and_no_scenario() {
+    for drill in drills() {
+        let text = toml::to_string(drill.file()).unwrap();
+        assert!(Scenario::parse("", &text).is_err());
+        assert!(matches!(Disaster::parse("", &text), Ok(Disaster::Drill(_))));
+    }
 }
 
 #[test]

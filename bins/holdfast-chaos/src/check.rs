@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use holdfast_chaos::{LoadError, Scenario, json_schema};
+use holdfast_chaos::{Disaster, LoadError, json_schema};
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
@@ -35,7 +35,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     let (mut lines, mut found) = (String::new(), Vec::new());
     for file in &files {
-        match Scenario::load(file) {
+        match Disaster::load(file) {
             Ok(_) => {}
             Err(LoadError::Problems(problems)) => {
                 for problem in problems.iter() {

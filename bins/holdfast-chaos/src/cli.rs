@@ -35,6 +35,9 @@ pub enum Command {
     Search(SearchArgs),
     /// Make the schedule of a seed that fails as small as possible
     Shrink(ShrinkArgs),
+    /// Compare the model of Patroni and PostgreSQL with what the real ones did; exit code 12 if
+    /// their medians are apart
+    Calibrate(CalibrateArgs),
     /// Show speed, seeds, coverage marks and mutants
     Report(ReportArgs),
 }
@@ -90,6 +93,29 @@ pub struct RunArgs {
     /// How many seeds at once [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Of a drill: write a page that shows its rounds
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub html: Option<PathBuf>,
+    /// Of drills in the kernel world: keep how long what took, in scenarios/measured
+    #[arg(long)]
+    pub record: bool,
+    /// Of drills: members reach each other by loopback, the baseline of the mesh
+    #[arg(long)]
+    pub loopback: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `holdfast-chaos calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// Drills, by name or file [default: all that were measured]
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<String>,
+    /// Play them in the kernel world now, instead of taking what was measured
+    #[arg(long)]
+    pub kernel: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -189,6 +215,9 @@ pub struct ReportArgs {
     /// Also plant every mutant, and look which of them are caught
     #[arg(long)]
     pub mutants: bool,
+    /// What was measured of drills, by the mesh and by loopback, instead of all this
+    #[arg(long, conflicts_with_all = ["from", "world", "mutants"])]
+    pub drills: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use holdfast_chaos::Scenario;
+use holdfast_chaos::{Disaster, DrillScenario, Scenario};
 use serde::Serialize;
 
 use crate::cli::ListArgs;
 use crate::output::{Table, length, print, print_json};
-use crate::{find, load};
+use crate::{find, load_any};
 
 #[derive(Serialize)]
 struct Listed {
@@ -27,7 +27,30 @@ struct World {
 }
 
 impl Listed {
-    fn of(scenario: &Scenario) -> Listed {
+    fn of(disaster: &Disaster) -> Listed {
+        match disaster {
+            Disaster::Scenario(scenario) => Listed::of_scenario(scenario),
+            Disaster::Drill(drill) => Listed::of_drill(drill),
+        }
+    }
+
+    fn of_drill(drill: &DrillScenario) -> Listed {
+        let worlds = drill.worlds().iter().map(|world| {
+            let rounds = drill.seeds(*world).end;
+            World {
+                world: world.as_str(),
+                seeds: rounds,
+                simulated_s_max: drill.round_max().as_secs_f64() * rounds as f64,
+            }
+        });
+        Listed {
+            name: drill.name().to_owned(),
+            description: drill.description().to_owned(),
+            worlds: worlds.collect(),
+        }
+    }
+
+    fn of_scenario(scenario: &Scenario) -> Listed {
         let worlds = scenario.worlds().iter().map(|world| {
             let range = scenario.seeds(*world);
             let seeds = range.end.saturating_sub(range.start);
@@ -51,8 +74,8 @@ impl Listed {
 pub fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let mut listed = Vec::new();
     for file in find::all()? {
-        match load(&file) {
-            Ok(scenario) => listed.push(Listed::of(&scenario)),
+        match load_any(&file) {
+            Ok(disaster) => listed.push(Listed::of(&disaster)),
             Err(error) => eprintln!("warning: {error}"),
         }
     }

@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod commit;
+mod drill;
 mod find;
 mod list;
 mod output;
@@ -24,7 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use holdfast_chaos::{FailureClass, Scenario};
+use holdfast_chaos::{Disaster, FailureClass, Scenario};
 use holdfast_plan::WorldKind;
 
 use cli::{Cli, Command};
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Search(args) => search::search(&args),
         Command::Shrink(args) => search::shrink(&args),
+        Command::Calibrate(args) => drill::calibrate(&args),
+        Command::Report(args) if args.drills => drill::report(args.json),
         Command::Report(args) => report::run(&args),
     };
     outcome.unwrap_or_else(|error| {
@@ -57,9 +60,21 @@ fn main() -> ExitCode {
 #[error("{0}")]
 struct BadInput(String);
 
-/// The scenario of a file, with everything that is wrong with it as the error.
+/// What a file holds, with everything that is wrong with it as the error.
+fn load_any(file: &Path) -> Result<Disaster, BadInput> {
+    Disaster::load(file).map_err(|error| BadInput(error.to_string()))
+}
+
+/// The scenario of a file; a drill is another thing.
 fn load(file: &Path) -> Result<Scenario, BadInput> {
-    Scenario::load(file).map_err(|error| BadInput(error.to_string()))
+    match load_any(file)? {
+        Disaster::Scenario(scenario) => Ok(*scenario),
+        Disaster::Drill(drill) => {
+            let name = drill.name();
+            let what = format!("{name} is a drill: `holdfast-chaos run {name} --seed N` plays it");
+            Err(BadInput(what))
+        }
+    }
 }
 
 /// The scenario of that name or path.

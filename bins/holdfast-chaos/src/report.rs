@@ -60,7 +60,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let survived = mutants.iter().flatten().any(|h| h.caught_by.is_none());
     let code = match survived {
         true => ExitCode::from(FailureClass::Harness.exit_code()),
-        false => run::exit_code(&results.rows),
+        false => ExitCode::from(run::exit_code(&results.rows)),
     };
     let report = Report {
         results,
@@ -85,7 +85,12 @@ fn play(args: &ReportArgs) -> anyhow::Result<Results> {
     };
     let rows = run::play_all(&run::all()?, &how)?;
     let commit = how.commit;
-    Ok(Results { commit, rows })
+    let drills = Vec::new();
+    Ok(Results {
+        commit,
+        rows,
+        drills,
+    })
 }
 
 fn read(file: &Path) -> anyhow::Result<Results> {

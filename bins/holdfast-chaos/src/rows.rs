@@ -22,6 +22,9 @@ pub struct Results {
     pub commit: String,
     /// The rows.
     pub rows: Vec<Row>,
+    /// Of drills, a result for each world.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drills: Vec<serde_json::Value>,
 }
 
 /// One scenario in one world.

@@ -2,16 +2,18 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use holdfast_chaos::{Mutant, Scenario, run_many};
+use holdfast_chaos::{Disaster, DrillScenario, Mutant, Scenario, run_many};
 use holdfast_plan::WorldKind;
 
 use crate::cli::RunArgs;
+use crate::drill::{self, DrillResult};
 use crate::output::{print, print_json};
 use crate::rows::{self, Results, Row, Tally};
-use crate::{BadInput, commit, find, load, load_named, progress};
+use crate::{BadInput, commit, find, load_any, progress};
 
 /// In place of a commit that is not known.
 const NO_COMMIT: &str = "-";
@@ -30,6 +32,125 @@ pub struct How {
     pub commit: String,
 }
 
+/// Play, print, and end with the code of the gravest failure.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let (scenarios, drills) = match &args.scenario {
+        Some(name) => sorted(&[find::one(name)?])?,
+        None => sorted(&find::all()?)?,
+    };
+    only_of_drills(args, drills.first())?;
+    let commit = commit_or_none();
+    let how = How {
+        worlds: args.world.clone(),
+        seeds: seeds(args, &commit),
+        mutant: args.mutant,
+        threads: threads(args.threads),
+        commit,
+    };
+    let drills = play_drills(&drills, args, &how)?;
+    let rows = match scenarios.is_empty() && !drills.is_empty() {
+        true => Vec::new(),
+        false => play_all(&scenarios, &how)?,
+    };
+    let code = exit_code(&rows).max(
+        drills
+            .iter()
+            .map(|drill| drill.exit_code)
+            .max()
+            .unwrap_or(0),
+    );
+    if args.json {
+        let drills = drills.iter().map(serde_json::to_value);
+        print_json(&Results {
+            commit: how.commit,
+            rows,
+            drills: drills.collect::<Result<_, _>>()?,
+        })?;
+        return Ok(ExitCode::from(code));
+    }
+    if !rows.is_empty() {
+        print(&rows::table(&rows))?;
+    }
+    for row in &rows {
+        print(&row.failures_text())?;
+    }
+    for drill in &drills {
+        drill.print()?;
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// Options of the one kind are nothing to the other.
+fn only_of_drills(args: &RunArgs, drill: Option<&DrillScenario>) -> Result<(), BadInput> {
+    let Some(name) = &args.scenario else {
+        return Ok(());
+    };
+    let wrong = match drill {
+        None => [
+            (
+                args.html.is_some(),
+                "--html (of a scenario: `replay --html`)",
+            ),
+            (args.record, "--record"),
+            (args.loopback, "--loopback"),
+        ]
+        .into_iter()
+        .find(|(given, _)| *given)
+        .map(|(_, option)| format!("{name} is no drill, and has no {option}")),
+        Some(drill) => {
+            let lacks = args.world.iter().find(|w| !drill.worlds().contains(w));
+            let lacks = lacks.map(|world| format!("{name} is not played in the {world} world"));
+            let mutant = args
+                .mutant
+                .map(|_| format!("{name} is a drill, and has no mutants"));
+            let worlds = if args.world.is_empty() {
+                drill.worlds()
+            } else {
+                &args.world
+            };
+            let pages = (args.html.is_some() && worlds.len() > 1)
+                .then(|| "--html shows one world: say which, --world kernel".to_owned());
+            lacks.or(mutant).or(pages)
+        }
+    };
+    wrong.map_or(Ok(()), |what| Err(BadInput(what)))
+}
+
+fn play_drills(
+    drills: &[DrillScenario],
+    args: &RunArgs,
+    how: &How,
+) -> anyhow::Result<Vec<DrillResult>> {
+    // The mistakes are core's.
+    if how.mutant.is_some() {
+        return Ok(Vec::new());
+    }
+    let of_drills = drill::How {
+        worlds: &how.worlds,
+        seeds: how.seeds.clone(),
+        loopback: args.loopback,
+        record: args.record,
+        html: args.html.as_deref(),
+    };
+    let mut results = Vec::new();
+    for drill in drills {
+        results.extend(drill::play_all(drill, &of_drills)?);
+    }
+    Ok(results)
+}
+
+/// Scenarios and drills of some files; a bad one is an error.
+fn sorted(files: &[PathBuf]) -> Result<(Vec<Scenario>, Vec<DrillScenario>), BadInput> {
+    let (mut scenarios, mut drills) = (Vec::new(), Vec::new());
+    for file in files {
+        match load_any(file)? {
+            Disaster::Scenario(scenario) => scenarios.push(*scenario),
+            Disaster::Drill(drill) => drills.push(*drill),
+        }
+    }
+    Ok((scenarios, drills))
+}
+
 /// The commit, or what stands for it.
 pub fn commit_or_none() -> String {
     commit::short().unwrap_or_else(|| NO_COMMIT.to_owned())
@@ -41,37 +162,9 @@ pub fn threads(wanted: Option<NonZeroUsize>) -> usize {
     wanted.map_or_else(cores, NonZeroUsize::get)
 }
 
-/// Play, print, and end with the code of the gravest failure.
-pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let scenarios = match &args.scenario {
-        Some(name) => vec![load_named(name)?],
-        None => all()?,
-    };
-    let commit = commit_or_none();
-    let how = How {
-        worlds: args.world.clone(),
-        seeds: seeds(args, &commit),
-        mutant: args.mutant,
-        threads: threads(args.threads),
-        commit,
-    };
-    let rows = play_all(&scenarios, &how)?;
-    let code = exit_code(&rows);
-    if args.json {
-        let commit = how.commit;
-        print_json(&Results { commit, rows })?;
-        return Ok(code);
-    }
-    print(&rows::table(&rows))?;
-    for row in &rows {
-        print(&row.failures_text())?;
-    }
-    Ok(code)
-}
-
-/// Every scenario; a bad one is an error.
+/// Every scenario, without drills; a bad one is an error.
 pub fn all() -> Result<Vec<Scenario>, BadInput> {
-    find::all()?.iter().map(|file| load(file)).collect()
+    Ok(sorted(&find::all()?)?.0)
 }
 
 /// The seeds that were asked for. Fresh ones are told, so that somebody else can play them too.
@@ -143,7 +236,7 @@ fn play(scenario: &Scenario, world: WorldKind, how: &How) -> Row {
 }
 
 /// Of the gravest failure.
-pub fn exit_code(rows: &[Row]) -> ExitCode {
+pub fn exit_code(rows: &[Row]) -> u8 {
     let codes = rows.iter().map(|row| row.exit_code);
-    ExitCode::from(codes.max().unwrap_or(0))
+    codes.max().unwrap_or(0)
 }

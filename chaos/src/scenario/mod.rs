@@ -17,13 +17,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use holdfast_plan::{Topology, WorldKind};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use toml::de::DeTable;
+
+use crate::drill::DrillFile;
 
 pub use format::File;
 pub use problem::{Problem, Problems};
 pub(crate) use resolve::{base_links, clock, device_named, membership, nat_named};
 
-use problem::Finding;
+pub(crate) use problem::Finding;
 
 /// The longest file, bytes: a regression with a thousand faults has a tenth of it.
 pub const FILE_LEN_MAX: usize = 1 << 20;
@@ -68,44 +72,14 @@ impl Scenario {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(file_name: &str, text: &str) -> Result<Scenario, Problems> {
-        let nothing = DeTable::new();
-        if text.len() > FILE_LEN_MAX {
-            let message = format!("longer than a scenario may be, {FILE_LEN_MAX} bytes");
-            let findings = vec![Finding::new("", message)];
-            return Err(problem::place(file_name, text, &nothing, findings));
-        }
-        let (table, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            let finding = |error: &toml::de::Error| {
-                let span = error.span().unwrap_or(0..0);
-                Finding::new("", error.message().trim()).at(span)
-            };
-            let findings = errors.iter().take(SYNTAX_MAX).map(finding).collect();
-            return Err(problem::place(file_name, text, &nothing, findings));
-        }
-        let root = table.get_ref();
-        let fail = |findings| Err(problem::place(file_name, text, root, findings));
-        let findings = shape::check(&shape::schema(), root);
-        if !findings.is_empty() {
-            return fail(findings);
-        }
-        let file: File = match toml::from_str(text) {
-            Ok(file) => file,
-            Err(error) => {
-                let span = error.span().unwrap_or(0..0);
-                return fail(vec![Finding::new("", error.message().trim()).at(span)]);
-            }
-        };
-        let findings = check::counts(&file);
-        if !findings.is_empty() {
-            return fail(findings);
-        }
+        let file = parse_as(file_name, text, check::counts)?;
         let scenario = Scenario::of(resolve::counted(file));
         let findings = check::check(&scenario, file_name);
-        match findings.is_empty() {
-            true => Ok(scenario),
-            false => fail(findings),
+        if findings.is_empty() {
+            return Ok(scenario);
         }
+        let (table, _) = DeTable::parse_recoverable(text);
+        Err(problem::place(file_name, text, table.get_ref(), findings))
     }
 
     /// Reads a scenario's file.
@@ -205,9 +179,50 @@ impl Scenario {
     }
 }
 
+/// A file of some shape, checked by what no schema can say.
+pub(crate) fn parse_as<T: JsonSchema + DeserializeOwned>(
+    file_name: &str,
+    text: &str,
+    check: impl FnOnce(&T) -> Vec<Finding>,
+) -> Result<T, Problems> {
+    let nothing = DeTable::new();
+    if text.len() > FILE_LEN_MAX {
+        let message = format!("longer than a scenario may be, {FILE_LEN_MAX} bytes");
+        let findings = vec![Finding::new("", message)];
+        return Err(problem::place(file_name, text, &nothing, findings));
+    }
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let finding = |error: &toml::de::Error| {
+            let span = error.span().unwrap_or(0..0);
+            Finding::new("", error.message().trim()).at(span)
+        };
+        let findings = errors.iter().take(SYNTAX_MAX).map(finding).collect();
+        return Err(problem::place(file_name, text, &nothing, findings));
+    }
+    let root = table.get_ref();
+    let fail = |findings| Err(problem::place(file_name, text, root, findings));
+    let findings = shape::check(&shape::schema::<T>(), root);
+    if !findings.is_empty() {
+        return fail(findings);
+    }
+    let file: T = match toml::from_str(text) {
+        Ok(file) => file,
+        Err(error) => {
+            let span = error.span().unwrap_or(0..0);
+            return fail(vec![Finding::new("", error.message().trim()).at(span)]);
+        }
+    };
+    let findings = check(&file);
+    match findings.is_empty() {
+        true => Ok(file),
+        false => fail(findings),
+    }
+}
+
 /// A file's text, or one byte more of it than a scenario may have.
 #[expect(clippy::disallowed_types, reason = "the one place that reads a file")]
-fn read(path: &Path) -> std::io::Result<String> {
+pub(crate) fn read(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
     file.take(FILE_LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
@@ -220,15 +235,23 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 /// FNV-1a: for telling files apart, not against malice.
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
-/// The JSON schema of scenario files, pretty-printed.
+/// The JSON schema of scenario files, pretty-printed: of drills, where there is `[drill]`, else of
+/// meshes and slots.
 #[must_use]
 pub fn json_schema() -> String {
-    let mut text = serde_json::to_string_pretty(&shape::schema()).expect("a schema is JSON");
+    let schema = serde_json::json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Scenario",
+        "if": { "anyOf": [{ "required": ["drill"] }, { "required": ["database"] }] },
+        "then": shape::schema::<DrillFile>(),
+        "else": shape::schema::<File>(),
+    });
+    let mut text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
     text.push('\n');
     text
 }

@@ -52,7 +52,7 @@ impl Problems {
 
 /// A problem whose place is known by its key or as a span.
 #[derive(Clone, Debug)]
-pub(super) struct Finding {
+pub(crate) struct Finding {
     pub key: String,
     pub span: Option<Range<usize>>,
     pub message: String,

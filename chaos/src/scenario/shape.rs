@@ -1,20 +1,20 @@
 //! Holds a file against the schema: unknown and missing keys, wrong types, texts that are no
 //! time, all of them at once.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value as Json;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::format::File;
 use super::problem::{Finding, did_you_mean, shown};
 use super::values::expected_instead;
 
-/// The schema of a scenario file, without references.
-pub(super) fn schema() -> Json {
+/// The schema of a file, without references.
+pub(super) fn schema<T: JsonSchema>() -> Json {
     let mut settings = SchemaSettings::draft2020_12();
     settings.inline_subschemas = true;
-    let schema = settings.into_generator().into_root_schema_for::<File>();
+    let schema = settings.into_generator().into_root_schema_for::<T>();
     let mut json = schema.to_value();
     without_null(&mut json);
     json
@@ -183,7 +183,11 @@ fn table(
     let known = schema["properties"].as_object().unwrap_or(&empty);
     for (name, found) in entries.iter() {
         let text: &str = name.get_ref();
-        match known.get(text) {
+        // A map takes any key.
+        let any = schema
+            .get("additionalProperties")
+            .filter(|any| any.is_object());
+        match known.get(text).or(any) {
             Some(schema) => value(schema, found, &full(text), findings),
             None => {
                 let mut near = did_you_mean(text, known.keys().map(String::as_str));

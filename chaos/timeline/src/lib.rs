@@ -22,6 +22,7 @@
 //! * `arrows`: which datagram arrived where.
 //! * `limit`: what is left out when there is too much, and what is kept.
 //! * `embed`: the page around it.
+//! * [`rounds`]: the page of a drill, which is not a trace: many rounds of the same disaster.
 
 mod arrows;
 mod collect;
@@ -29,6 +30,7 @@ mod embed;
 mod limit;
 mod line;
 mod page;
+pub mod rounds;
 
 pub use limit::{EVENTS_MAX, FLOWS_MAX, LANES_MAX, LINES_MAX, LINKS_MAX, MESSAGES_MAX};
 pub use line::{LINE_LEN_MAX, PageError};

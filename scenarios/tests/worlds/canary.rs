@@ -73,7 +73,7 @@ pub fn answered() -> bool {
     let [seed, world, name] = parts[..] else {
         panic!("{ASKED} is SCENARIO WORLD SEED, found {asked:?}");
     };
-    let scenario = find(&library::scenarios(), name);
+    let scenario = find(&library::disasters().0, name);
     let (world, seed) = (
         world.parse().expect("a world"),
         seed.parse().expect("a seed"),

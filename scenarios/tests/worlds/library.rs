@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use holdfast_chaos::Scenario;
+use holdfast_chaos::drill::measured::Measurement;
+use holdfast_chaos::{Disaster, DrillScenario, Scenario};
 use holdfast_kernel_world::members;
 use holdfast_plan::WorldKind;
 
@@ -18,13 +19,17 @@ pub const KERNEL_DEFAULT: [&str; 5] = [
     "peer-restart",
     "three-and-three",
 ];
+/// The drills that the kernel world plays in every run of the tests, with one round each: the
+/// shortest two that have a failover of everything in them.
+pub const KERNEL_DRILLS_DEFAULT: [&str; 2] = ["failover-postmaster", "switchover"];
 /// Of a budget of seeds, so many in a hundred are new with every commit, and at least one.
 const FRESH_PER_HUNDRED: u64 = 5;
 /// Fresh seeds are above all fixed ones, and those of different commits far from each other.
 const FRESH_STRIDE: u64 = 1_000_000;
 
-/// Every scenario and regression, in order of name. A file that cannot be read fails the run.
-pub fn scenarios() -> Vec<Arc<Scenario>> {
+/// Every scenario and regression, and every drill, in order of name. A file that cannot be read
+/// fails the run.
+pub fn disasters() -> (Vec<Arc<Scenario>>, Vec<Arc<DrillScenario>>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<PathBuf> = [root.to_path_buf(), root.join("regressions")]
         .iter()
@@ -34,11 +39,34 @@ pub fn scenarios() -> Vec<Arc<Scenario>> {
         .filter(|path| path.file_name().is_some_and(|name| name != "Cargo.toml"))
         .collect();
     files.sort();
-    let load = |path: &PathBuf| match Scenario::load(path) {
-        Ok(scenario) => Arc::new(scenario),
-        Err(problems) => panic!("{problems}"),
+    let (mut scenarios, mut drills) = (Vec::new(), Vec::new());
+    for file in files {
+        match Disaster::load(&file) {
+            Ok(Disaster::Scenario(scenario)) => scenarios.push(Arc::new(*scenario)),
+            Ok(Disaster::Drill(drill)) => drills.push(Arc::new(*drill)),
+            Err(problems) => panic!("{problems}"),
+        }
+    }
+    (scenarios, drills)
+}
+
+/// What was measured of drills in the kernel world: each file below `measured`, with its drill.
+pub fn measured(drills: &[Arc<DrillScenario>]) -> Vec<(String, Arc<DrillScenario>, Measurement)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("measured");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    files.sort();
+    let load = |file: PathBuf| {
+        let name = file.display().to_string();
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = Measurement::from_json(&text).unwrap_or_else(|why| panic!("{name}: {why}"));
+        let drill = drills.iter().find(|drill| drill.name() == read.scenario);
+        let drill = drill.unwrap_or_else(|| panic!("{name}: there is no such drill"));
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        (stem.into_owned(), drill.clone(), read)
     };
-    files.iter().map(load).collect()
+    files.into_iter().map(load).collect()
 }
 
 /// The seeds to play: mostly the same every time, some derived from the commit.
@@ -78,7 +106,18 @@ pub fn cannot_play(scenario: &Scenario, world: WorldKind) -> Option<String> {
         Some(_) => found.and_then(|()| members::consul().map(drop)),
         None => found,
     };
-    let why = why.err()?;
+    must_run(why.err()?)
+}
+
+/// Why a drill cannot be played in a world in here at all. In CI nothing may be missing.
+pub fn cannot_play_drill(drill: &DrillScenario, world: WorldKind) -> Option<String> {
+    must_run(holdfast_chaos::drill::play::obstacle(
+        &drill.drill(),
+        world,
+    )?)
+}
+
+fn must_run(why: String) -> Option<String> {
     let must_run = std::env::var_os("CI").is_some_and(|ci| ci == "true");
     assert!(!must_run, "CI must run this test: {why}");
     Some(why)

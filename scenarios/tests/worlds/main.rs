@@ -2,10 +2,11 @@
 //! that a seed replays, that planted mistakes are caught, that every mark is hit.
 //!
 //! The names begin with the world, so that `-- core/` is a stage, and `-- core/roaming` one
-//! scenario. Kernel scenarios run at the speed of the clock: four of them by default, the others
-//! with `--ignored`.
+//! scenario. Kernel scenarios run at the speed of the clock: some of them by default, the others
+//! with `--ignored`. `calibration/` holds the model of Patroni and PostgreSQL to what was measured.
 
 mod canary;
+mod drills;
 mod library;
 mod mutants;
 mod runs;
@@ -19,10 +20,11 @@ fn main() {
     let mut args = Arguments::from_args();
     // A trial keeps both processors busy by itself.
     args.test_threads = Some(1);
-    let scenarios = library::scenarios();
+    let (scenarios, drills) = library::disasters();
     let mut trials = runs::trials(&scenarios);
     trials.extend(canary::trials(&scenarios));
     trials.extend(mutants::trials(&scenarios));
+    trials.extend(drills::trials(&drills));
     let verdict = libtest_mimic::run(&args, trials);
     let marks = runs::marks_trial();
     let verdict = if verdict.has_failed() || !runs::all_of_core_ran(&scenarios) {
@@ -31,6 +33,7 @@ fn main() {
         merge(&verdict, &libtest_mimic::run(&args, vec![marks]))
     };
     runs::print_table();
+    drills::print_table();
     verdict.exit();
 }
 
