@@ -38,7 +38,8 @@ impl Buffers {
 
     fn give(&self, buffer: Box<[u8]>) {
         let mut free = self.free.borrow_mut();
-        if free.len() < BUFFERS_FREE_MAX {
+        // What came before the first read is in a buffer of its own length.
+        if buffer.len() == BUFFER_LEN && free.len() < BUFFERS_FREE_MAX {
             free.push(buffer);
         }
     }
@@ -55,9 +56,11 @@ pub(super) enum End {
     Ordered,
 }
 
-/// Move bytes between two connections to their end, or until `ordered` is ready.
+/// Move bytes between two connections to their end, or until `ordered` is ready. `early` was read
+/// from `a` already.
 pub(super) async fn pump<A, B, C: Clock>(
     (a, b): (&mut A, &mut B),
+    early: Vec<u8>,
     buffers: &Buffers,
     clock: &C,
     ordered: impl Fn(&mut Context<'_>) -> Poll<()>,
@@ -66,7 +69,7 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut up, mut down) = (Half::default(), Half::default());
+    let (mut up, mut down) = (Half::with(early), Half::default());
     let mut silence: Option<C::Sleep> = None;
     poll_fn(|cx| {
         if ordered(cx).is_ready() {
@@ -116,6 +119,14 @@ struct Half {
 }
 
 impl Half {
+    fn with(early: Vec<u8>) -> Half {
+        Half {
+            end: early.len(),
+            buffer: (!early.is_empty()).then(|| early.into_boxed_slice()),
+            ..Half::default()
+        }
+    }
+
     /// Whether anything moved.
     fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,

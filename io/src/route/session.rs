@@ -2,17 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use holdfast_core::route::{Input, Name, SessionId};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::pump::{End, pump};
 use super::shared::{Live, Shared};
 use crate::clock::{Clock, timeout};
 use crate::net::{Net, Stream};
 use crate::spawn::Spawn;
+
+/// What is read of a client that waits, at most: a request to begin, and whether it is still
+/// there. A client that says more is not watched.
+const EARLY_LEN_MAX: usize = 1024;
 
 /// What a session is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +44,8 @@ impl Slot {
     pub(super) fn give(&self, order: Order) {
         *self.order.borrow_mut() = order;
         self.given.set(self.given.get() + 1);
-        if let Some(waker) = self.waker.borrow_mut().take() {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -59,10 +65,6 @@ impl Slot {
         }
         Poll::Pending
     }
-
-    pub(super) async fn newer(&self, seen: u64) {
-        poll_fn(|cx| self.poll_newer(cx, seen)).await;
-    }
 }
 
 /// A client's connection, and where it gets its orders.
@@ -79,34 +81,38 @@ impl<N: Net, C: Clock, S: Spawn> Session<N, C, S> {
     pub(super) async fn run(mut self) {
         // Segments leave as they come: the ends have already decided what belongs together.
         let _ = self.client.set_nodelay(true);
-        let Some((mut server, seen)) = self.connected().await else {
-            let _ = self.client.reset_on_drop();
-            return;
-        };
+        let mut early = Vec::new();
+        match self.connected(&mut early).await {
+            Some((server, seen)) => self.pump(server, early, seen).await,
+            None => {
+                // Without it the application sees a clean end, which would be a lie.
+                let _ = self.client.reset_on_drop();
+            }
+        }
+        self.shared.ended(self.id);
+    }
+
+    async fn pump(&mut self, mut server: N::Stream, early: Vec<u8>, seen: u64) {
         let _ = server.set_nodelay(true);
         let ordered = |cx: &mut Context<'_>| self.slot.poll_newer(cx, seen);
         let shared = &self.shared;
         let ends = (&mut self.client, &mut server);
-        let end = pump(ends, &shared.buffers, &shared.clock, ordered).await;
+        let end = pump(ends, early, &shared.buffers, &shared.clock, ordered).await;
         if end != End::Clean {
-            // Without it the application sees a clean end, which would be a lie.
             let _ = self.client.reset_on_drop();
             let _ = server.reset_on_drop();
-        }
-        if end != End::Ordered {
-            self.shared.ended(self.id);
         }
     }
 
     /// A connection to the server that was ordered last, and the number of that order. `None`:
     /// the session is over.
-    async fn connected(&self) -> Option<(N::Stream, u64)> {
+    async fn connected(&mut self, early: &mut Vec<u8>) -> Option<(N::Stream, u64)> {
         loop {
             let (order, seen) = self.slot.current();
             let name = match order {
                 Order::Reset => return None,
                 Order::Wait => {
-                    self.slot.newer(seen).await;
+                    self.waited(early, seen).await?;
                     continue;
                 }
                 Order::Connect(name) => name,
@@ -130,6 +136,30 @@ impl<N: Net, C: Clock, S: Spawn> Session<N, C, S> {
                 }
             }
         }
+    }
+
+    /// Wait for another order. `None`: the client is gone. When nobody leads, clients come, lose
+    /// patience and come again: those that are gone must not keep the others out.
+    async fn waited(&mut self, early: &mut Vec<u8>, seen: u64) -> Option<()> {
+        let (slot, client) = (&self.slot, &mut self.client);
+        poll_fn(|cx| {
+            if slot.poll_newer(cx, seen).is_ready() {
+                return Poll::Ready(Some(()));
+            }
+            while early.len() < EARLY_LEN_MAX {
+                let mut space = [0; EARLY_LEN_MAX];
+                let mut space = ReadBuf::new(&mut space[early.len()..]);
+                match Pin::new(&mut *client).poll_read(cx, &mut space) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) if !space.filled().is_empty() => {
+                        early.extend_from_slice(space.filled());
+                    }
+                    Poll::Ready(_) => return Poll::Ready(None),
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     async fn connect(&self, name: &Name) -> Option<N::Stream> {

@@ -225,31 +225,35 @@ impl<N, C: Clock, S> Shared<N, C, S> {
         }
     }
 
-    /// A session is over by itself: called by its own task.
+    /// A session is over: called by its own task, which ends by itself.
     pub(super) fn ended(&self, id: SessionId) {
-        if let Some(mut entry) = self.sessions.borrow_mut().remove(&id) {
+        let entry = self.sessions.borrow_mut().remove(&id);
+        if let Some(mut entry) = entry {
             entry.detach();
         }
         self.handle(Input::Ended(id));
     }
 
     fn order(&self, id: SessionId, order: Order) {
-        if let Some(entry) = self.sessions.borrow().get(&id) {
-            entry.slot.give(order);
+        let sessions = self.sessions.borrow();
+        let slot = sessions.get(&id).map(|entry| entry.slot.clone());
+        drop(sessions);
+        if let Some(slot) = slot {
+            slot.give(order);
         }
     }
 
     fn reset(&self, id: SessionId) {
-        if let Some(entry) = self.sessions.borrow_mut().remove(&id) {
+        let entry = self.sessions.borrow_mut().remove(&id);
+        if let Some(entry) = entry {
             entry.reset();
         }
     }
 
     /// Reset all that are left.
     pub(super) fn reset_all(&self) {
-        for entry in std::mem::take(&mut *self.sessions.borrow_mut()).into_values() {
-            entry.reset();
-        }
+        let sessions = std::mem::take(&mut *self.sessions.borrow_mut());
+        sessions.into_values().for_each(Entry::reset);
     }
 
     /// Let go of everything at once.

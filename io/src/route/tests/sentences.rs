@@ -78,14 +78,38 @@ fn a_session_waits_for_a_leader() {
     block_on(async {
         let server = Server::start("a").await;
         let mut stage = Stage::new(&[&server]);
-        let mut client = stage.connect(Pool::Exclusive).await;
-        client.0.write_all(b"early").await.unwrap();
-        stage.until(|view| view.route.exclusive.waiting == 1).await;
+        let mut clients = Vec::new();
+        // Less, and more, than is read of a client that waits.
+        for len in [5, 5000] {
+            let mut client = stage.connect(Pool::Exclusive).await;
+            client.0.write_all(&vec![7; len]).await.unwrap();
+            clients.push((client, len));
+        }
+        stage.until(|view| view.route.exclusive.waiting == 2).await;
         stage.say(&[("a", leads(1))], &["a"], &["a"]).await;
-        assert_eq!(client.greeting().await.unwrap(), "a");
-        let mut early = [0; 5];
-        client.0.read_exact(&mut early).await.unwrap();
-        assert_eq!(&early, b"early");
+        for (mut client, len) in clients {
+            assert_eq!(client.greeting().await.unwrap(), "a");
+            let mut early = vec![0; len];
+            soon(client.0.read_exact(&mut early)).await.unwrap();
+            assert_eq!(early, vec![7; len]);
+            assert!(client.echoes(b"and more").await);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_client_that_loses_patience_makes_room_for_another() {
+    block_on(async {
+        let mut stage = Stage::with(&[], |options| options.config.sessions_max = 1);
+        for _ in 0..3 {
+            let mut client = stage.connect(Pool::Exclusive).await;
+            stage.until(|view| view.route.exclusive.waiting == 1).await;
+            client.0.write_all(b"let me in").await.unwrap();
+            drop(client);
+            stage.until(|view| view.route.exclusive.waiting == 0).await;
+        }
+        assert_eq!(stage.view.borrow().route.exclusive.refused, 0);
     })
     .unwrap();
 }
