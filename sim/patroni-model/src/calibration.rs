@@ -116,5 +116,8 @@ pub(crate) const AGENT_START: Spread = Spread::ms(1_200, 1_800, 3_000);
 /// Connections over a line that carries nothing are reset by the mesh (source: `docs/architecture.md`,
 /// 1.5 s until the path counts as dark, and `limits.path_loss_grace`).
 pub(crate) const LINK_GRACE_MESH: u64 = 21_500_000;
+/// An agent that thawed asks its servers again (assumed: its gossip and its connections timed out;
+/// thawed leaders went on for 8 to 295 acknowledged writes).
+pub(crate) const AGENT_THAWS: Spread = Spread::ms(5, 120, 600);
 /// A line that carries again is noticed by what waits for it (assumed: a repeated packet).
 pub(crate) const LINE_BACK: Spread = Spread::ms(100, 400, 1_200);

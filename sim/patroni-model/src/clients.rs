@@ -331,6 +331,15 @@ impl World {
         }
     }
 
+    /// The worker's endpoint reads again from connections that its kernel took.
+    pub(crate) fn clients_go_on(&mut self, worker: usize) {
+        for index in 0..self.clients.list.len() {
+            if self.clients.list[index].worker == worker {
+                self.go_on(index);
+            }
+        }
+    }
+
     /// PostgreSQL has closed all connections.
     pub(crate) fn server_closed(&mut self, member: usize, why: &'static str) {
         for index in 0..self.clients.list.len() {

@@ -28,6 +28,10 @@ pub struct Knobs {
     /// A defect: candidates ignore the `sync` key, so that one may be promoted that lacks what was
     /// acknowledged.
     pub ignore_sync: bool,
+    /// What Patroni does not do: a quorum shrinks only to standbys of which one has all that was
+    /// acknowledged before. Without it a standby that stalled may be promoted although it lacks
+    /// what another acknowledged that died meanwhile: two faults, and the leader's death.
+    pub careful_quorum: bool,
     /// Members talk to the KV's servers on their own machines, without agents in between: the
     /// sessions of a member end when its server is removed.
     pub sessions_on_servers: bool,
@@ -39,6 +43,7 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             ignore_sync: false,
+            careful_quorum: false,
             sessions_on_servers: false,
             session_life_percent: calibration::SESSION_LIFE_PERCENT,
         }

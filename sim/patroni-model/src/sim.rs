@@ -28,6 +28,8 @@ const EVENTS_MAX: u64 = 200_000_000;
 pub(crate) enum Event {
     /// A task goes on.
     Wake(TaskId),
+    /// Tasks that wait look again.
+    Poke,
     /// A session may be over.
     SessionEnds { session: u32, renewal: u32 },
     /// The KV has a leader again.

@@ -31,6 +31,8 @@ pub(crate) struct Host {
     pub(crate) up: bool,
     /// Its Consul agent runs.
     pub(crate) agent: bool,
+    /// Its agent's questions are answered from then on.
+    pub(crate) kv_from: At,
     pub(crate) shape: Line,
 }
 
@@ -82,6 +84,7 @@ impl World {
             line: true,
             up: true,
             agent: true,
+            kv_from: 0,
             shape: settings.line,
         };
         let mut agenda = Agenda::default();
@@ -105,6 +108,7 @@ impl World {
     pub(crate) fn handle(&mut self, event: Event) {
         match event {
             Event::Wake(_) => {}
+            Event::Poke => self.agenda.poke(),
             Event::SessionEnds { session, renewal } => self.session_ends(session, renewal),
             Event::Elected { term } => self.kv_elected(term),
             Event::Started { member, postmaster } => self.pg_started(member, postmaster),
@@ -138,6 +142,7 @@ impl World {
             Event::Check { endpoint, .. } | Event::Checked { endpoint, .. } => endpoint,
             Event::Answer { client, .. } => self.clients.worker(client),
             Event::Wake(_)
+            | Event::Poke
             | Event::SessionEnds { .. }
             | Event::Elected { .. }
             | Event::ReplicationPatience { .. }

@@ -52,9 +52,16 @@ impl World {
     }
 
     pub(crate) fn thaw(&mut self, member: usize) {
+        if self.hosts[member].frozen {
+            // Its agent thaws too, and finds its connections over.
+            let wait = cal::AGENT_THAWS.draw(&mut self.dice);
+            self.hosts[member].kv_from = self.agenda.now + wait;
+            self.agenda.after(wait, Event::Poke);
+        }
         self.hosts[member].frozen = false;
         self.hosts[member].database_frozen = false;
         self.agenda.thaw(member);
+        self.clients_go_on(member);
         for stream in self.streams_at(member) {
             self.catch_up(stream);
         }

@@ -395,6 +395,7 @@ impl World {
 
     /// Whether a member's question gets an answer now.
     pub(crate) fn kv_answers(&self, member: usize) -> bool {
-        self.hosts[member].line && self.hosts[member].agent && self.kv.led
+        let host = &self.hosts[member];
+        host.line && host.agent && self.kv.led && host.kv_from <= self.agenda.now
     }
 }

@@ -231,6 +231,12 @@ impl Patroni {
         } else if gone != 0 {
             // Fewer to wait for, while a candidate still asks all.
             self.set_names(stays, WANTED).await;
+            if self.with(|world| world.settings.knobs.careful_quorum) {
+                self.face(|face| face.ready = 0);
+                if self.replicas().1 == 0 {
+                    return Ok(false);
+                }
+            }
             if self.put_sync(key(stays, count(stays) - 1)).await?.is_none() {
                 return Ok(true);
             }

@@ -88,6 +88,7 @@ impl World {
 
     /// Commits that are confirmed by now are answered.
     pub(crate) fn release(&mut self, member: usize) {
+        self.agenda.poke_if(self.pg[member].state == State::Stopping);
         if self.pg[member].stuck.is_empty() || !self.pg[member].primary() {
             return;
         }
