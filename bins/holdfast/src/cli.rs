@@ -127,12 +127,25 @@ pub enum ConfigCommand {
         #[arg(long)]
         offline: bool,
     },
+    /// Print what is generated from a configuration
+    Show {
+        /// For whom
+        #[command(subcommand)]
+        what: ShowCommand,
+    },
     /// Print a complete configuration file with every key
     Example {
         /// Of a member of a cluster (`holdfast sidecar`), rather than of a plain node
         #[arg(long)]
         sidecar: bool,
     },
+}
+
+/// The subcommands of `holdfast config show`.
+#[derive(Debug, Subcommand)]
+pub enum ShowCommand {
+    /// Patroni's configuration, with the file of your own laid over it and every secret masked
+    Patroni(ConfigFile),
 }
 
 /// `holdfast keys`.
@@ -269,10 +282,26 @@ pub enum DevCommand {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Kill everything that runs on a node, as a crash of the machine would
-    Kill {
-        /// The node
-        node: String,
+    /// Run psql on a node, at the primary's endpoint; TLS, with the server's certificate verified
+    Psql {
+        /// The node [default: the first worker that runs]
+        node: Option<String>,
+        /// psql's own arguments
+        #[arg(last = true, value_name = "ARG")]
+        arguments: Vec<OsString>,
+    },
+    /// Write rows through the primary's endpoint, and check that every acknowledged one is there
+    Bench(BenchArgs),
+    /// Kill everything that runs on a node, as a crash of the machine would. If its database led,
+    /// the failover is shown as it happens; exit code 1 if an acknowledged row is lost
+    Kill(KillArgs),
+    /// Undo what `kill` did, and wait until every database is a member again
+    Heal {
+        /// The node [default: all]
+        node: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Start a node that was killed
     Start {
@@ -311,6 +340,45 @@ pub enum DevCommand {
     },
 }
 
+/// `holdfast dev bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The node [default: the first worker that runs]
+    pub node: Option<String>,
+    /// How long to write, and how long each run of pgbench takes
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// How many write at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub writers: u16,
+    /// Run pgbench too: TPC-B-like, and select-only at both endpoints
+    #[arg(long)]
+    pub pgbench: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `holdfast dev kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// The node, or `leader`: the one whose database leads
+    #[arg(value_name = "leader|NODE")]
+    pub node: String,
+    /// Freeze it and cut its line, rather than kill it: it does not know what it misses
+    #[arg(long, group = "how")]
+    pub freeze: bool,
+    /// Remove all that it has on its disk, too
+    #[arg(long, group = "how")]
+    pub wipe: bool,
+    /// Only cut its line
+    #[arg(long, group = "how")]
+    pub partition: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `holdfast dev up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
@@ -325,6 +393,9 @@ pub struct UpArgs {
     /// KV on the public network ($CONSUL_BIN, or `consul` in PATH)
     #[arg(long)]
     pub consul: bool,
+    /// Run no databases on the workers
+    #[arg(long)]
+    pub no_postgres: bool,
     /// How the nodes' NATs behave, in turn: linux, eim, eimrand, adm, symmetric, full-cone, or
     /// udp-blocked
     #[arg(

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::BadConfig;
 use crate::EXIT_BAD_CONFIG;
-use crate::cli::ConfigCommand;
-use crate::config::member::Strict;
+use crate::cli::{ConfigCommand, ShowCommand};
+use crate::config::member::{Strict, patroni};
 use crate::config::{self, Member, Outcome, Purpose, Settings, problem};
 use crate::output::{self, Table};
 
@@ -26,6 +27,9 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
             json,
             offline,
         } => check(file, json, offline),
+        ConfigCommand::Show {
+            what: ShowCommand::Patroni(args),
+        } => show_patroni(args.config),
     }
 }
 
@@ -95,6 +99,24 @@ fn in_words(file: Option<&Path>, outcome: &Outcome) -> String {
     }
     out.push_str(&table.render());
     out
+}
+
+/// What Patroni would be told by this machine, with what it does not know yet named.
+fn show_patroni(file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let file = chosen_file(file);
+    let (member, _) = match load_member(file.as_deref(), Strict::No) {
+        Ok(both) => both,
+        Err(code) => return Ok(code),
+    };
+    let shown = patroni::show(&member).ok_or_else(|| {
+        let why = match member.role.is_coordinator() {
+            true => "coordinators run no database",
+            false => "no section [postgres] says that a database is run",
+        };
+        BadConfig(format!("there is no configuration of Patroni: {why}"))
+    })?;
+    output::print(&shown?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What there is to know of a configuration that is right.

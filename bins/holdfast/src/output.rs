@@ -75,6 +75,16 @@ pub fn age(ms: u64) -> String {
     }
 }
 
+/// Bytes in the unit that a reader wants, powers of 1024 as PostgreSQL has them: `0 B`, `5 MB`.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{} kB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{} MB", bytes >> 20),
+        _ => format!("{}.{} GB", bytes >> 30, (bytes >> 20 & 1023) * 10 / 1024),
+    }
+}
+
 /// Microseconds as milliseconds with as many digits as matter: `0.42ms`, `20.1ms`.
 pub fn rtt(us: u64) -> String {
     let (ms, rest) = (us / 1000, us % 1000);
@@ -98,6 +108,12 @@ mod tests {
             table.render(),
             "PEER     STATE\na        up\nlonger?  down\n"
         );
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        let sizes = [0, 1023, 1024, 5 << 20, 3 << 29].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "1 kB", "5 MB", "1.5 GB"]);
     }
 
     #[test]

@@ -56,7 +56,15 @@ fn the_example_of_a_member_passes_its_own_check() {
     folder.write("example.toml", &example, 0o644);
     // Consul need not be installed where the example is looked at.
     folder.write("consul", "#!/bin/sh\n", 0o755);
-    let env = [("PATH", folder.0.to_str().unwrap())];
+    // Nor a database.
+    folder.write("patroni", "#!/bin/sh\n", 0o755);
+    folder.write("postgres", "#!/bin/sh\n", 0o755);
+    let env = [
+        ("PATH", folder.0.to_str().unwrap()),
+        ("HOLDFAST_POSTGRES_BIN_DIR", "."),
+        ("HOLDFAST_POSTGRES_PATRONI", "./patroni"),
+        ("HOLDFAST_POSTGRES_USER", "nobody"),
+    ];
     assert_snapshot!(
         folder
             .run_with(&env, &["config", "check", "example.toml"])
@@ -77,8 +85,8 @@ fn the_example_of_a_member_passes_with_everything_that_it_leaves_out() {
             Some(code) if code.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => code,
             _ => line,
         })
-        // Certificates are not made here.
-        .filter(|line| !line.starts_with("ca_file"))
+        // Certificates are not made here, nor is a file for Patroni.
+        .filter(|line| !line.starts_with("ca_file") && !line.starts_with("overlay"))
         .collect();
     folder.write("full.toml", &full.join("\n"), 0o644);
     let out = folder.run(&["config", "check", "full.toml"]).ok();

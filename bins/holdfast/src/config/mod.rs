@@ -25,6 +25,7 @@ pub use address::HostPort;
 pub use example::{example, example_of_member};
 pub use member::Member;
 pub use problem::Problem;
+use problem::any_error;
 pub use settings::{LogFormat, Settings};
 pub use source::Origin;
 pub use tree::Environment;
@@ -131,6 +132,11 @@ fn read_tree(
             peers: node.all_nodes(),
             ..member
         });
+    let generated = outcome.member.as_ref().map(member::patroni::problems);
+    problems.extend(generated.unwrap_or_default());
+    if any_error(problems) {
+        outcome.member = None;
+    }
 }
 
 /// The environment of this process.

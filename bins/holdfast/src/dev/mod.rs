@@ -5,6 +5,7 @@
 //! All that exists is in the lab's folder and namespaces, so that `down` finds it after a
 //! crash as well.
 
+mod database;
 mod gateway;
 mod hello;
 mod interrupt;
@@ -47,7 +48,14 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         DevCommand::Status { json } => view::status(&Mesh::attach(&prefix)?, json),
         DevCommand::Exec { node, command } => exec(&Mesh::attach(&prefix)?, &node, &command),
         DevCommand::Logs { node, follow } => logs(&Mesh::attach(&prefix)?, &node, follow),
-        DevCommand::Kill { node } => kill(&Mesh::attach(&prefix)?, &node),
+        DevCommand::Psql { node, arguments } => {
+            database::psql(&Mesh::attach(&prefix)?, node.as_deref(), &arguments)
+        }
+        DevCommand::Bench(args) => database::bench(&Mesh::attach(&prefix)?, &args),
+        DevCommand::Kill(args) => database::kill(&Mesh::attach(&prefix)?, &args),
+        DevCommand::Heal { node, json } => {
+            database::heal(&Mesh::attach(&prefix)?, node.as_deref(), json)
+        }
         DevCommand::Start { node } => start(&Mesh::attach(&prefix)?, &node),
         DevCommand::Wipe { node } => wipe(&Mesh::attach(&prefix)?, &node),
         DevCommand::Down => down(&prefix),
@@ -109,21 +117,12 @@ fn logs(mesh: &Mesh, node: &str, follow: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything in the node's namespace, as when the machine crashes: its sidecar, what that runs,
-/// and what `exec` left there.
-fn kill(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
-    mesh.check_node(node)?;
-    if !mesh.kill(node)? {
-        bail!("{node} is not running: `holdfast dev start {node}` starts it");
-    }
-    output::print(&format!("{node} is killed\n"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
 /// A machine that comes back with an empty disk: it is another instance, which finds its slot
 /// when the lease of the former one is over.
 fn wipe(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
     mesh.check_node(node)?;
+    // What is frozen dies of no signal.
+    database::thaw(mesh, node)?;
     mesh.kill(node)?;
     mesh.wipe(node)?;
     mesh.start_node(node)?;

@@ -21,10 +21,20 @@ pub const KV_PORT: u16 = 8500;
 pub const LEASE: Duration = Duration::from_secs(30);
 /// The file that everything is derived from, the same for all nodes.
 pub const KEY_FILE: &str = "tee.key";
+/// The cluster's name, and that of its cluster of databases.
+pub const CLUSTER: &str = "dev";
+/// The port of Patroni's REST API.
+pub const REST_PORT: u16 = 8008;
+/// The shortest times that Patroni takes, so that a failover is over soon: a leader that dies is
+/// missed `ttl` after it last renewed its key.
+const PATRONI_TIMES: [(&str, &str); 3] =
+    [("ttl", "20s"), ("loop_wait", "5s"), ("retry_timeout", "5s")];
 /// The secret of the TURN server.
 pub const TURN_SECRET: &str = "turn.secret";
 /// The ports that every node opens, chosen for trying things out, and whether UDP too.
 const ALLOW: [(u16, bool); 3] = [(8080, false), (5432, false), (9000, true)];
+/// What the members of a database talk through besides: Patroni.
+const DATABASE_ALLOW: [(u16, bool); 1] = [(REST_PORT, false)];
 /// What Consul's agents talk through.
 const CONSUL_ALLOW: [(u16, bool); 3] = [(8300, false), (8301, true), (8302, true)];
 
@@ -37,6 +47,18 @@ pub enum Kv {
     Consul(PathBuf),
 }
 
+/// What the workers' databases are run with. It is kept beside the cluster, for the commands that
+/// come later.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Database {
+    /// The folder of PostgreSQL's programs.
+    pub bin_dir: PathBuf,
+    /// Patroni's program.
+    pub patroni: PathBuf,
+    /// Whether the leader's key is in Consul, rather than in the embedded KV.
+    pub consul: bool,
+}
+
 /// A cluster.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -46,6 +68,8 @@ pub struct Plan {
     pub workers: u8,
     /// Which KV.
     pub kv: Kv,
+    /// The databases, if the workers have some.
+    pub database: Option<Database>,
 }
 
 /// What is known of a node once the lab is described.
@@ -89,7 +113,7 @@ impl Plan {
     pub fn toml(&self, ordinal: u16, place: &Place<'_>) -> String {
         let role = self.role(ordinal);
         let own = place.folder.join(format!("{role}-{ordinal}"));
-        let mut out = format!("cluster = \"dev\"\nrole = \"{role}\"\n");
+        let mut out = format!("cluster = {CLUSTER:?}\nrole = \"{role}\"\n");
         if self.is_coordinator(ordinal) {
             let _ = writeln!(out, "ordinal = {ordinal}");
         }
@@ -108,6 +132,7 @@ impl Plan {
         let _ = write!(out, "\n[tee]\nkind = \"plain\"\nkey_file = {KEY_FILE:?}\n");
         let _ = write!(out, "\n[slots]\nlease = \"{}s\"\n", LEASE.as_secs());
         out.push_str(&self.kv_toml(ordinal, place));
+        out.push_str(&self.database_toml(ordinal, &own));
         out.push_str(&self.lists());
         out
     }
@@ -137,6 +162,28 @@ impl Plan {
         }
     }
 
+    /// A worker runs a database; a coordinator only reaches it.
+    fn database_toml(&self, ordinal: u16, own: &Path) -> String {
+        let Some(database) = &self.database else {
+            return String::new();
+        };
+        if self.is_coordinator(ordinal) {
+            return "\n[postgres.endpoints]\n".to_owned();
+        }
+        let mut out = format!(
+            "\n[postgres]\nbin_dir = {:?}\npatroni = {:?}\ndata_dir = {:?}\n",
+            database.bin_dir,
+            database.patroni,
+            own.join("data"),
+        );
+        for (key, value) in PATRONI_TIMES {
+            let _ = writeln!(out, "{key} = {value:?}");
+        }
+        // Several of them share this machine.
+        out.push_str("parameters = { shared_buffers = \"32MB\", max_wal_size = \"256MB\" }\n");
+        out
+    }
+
     /// What all nodes have in common.
     fn lists(&self) -> String {
         let mut out = String::new();
@@ -144,7 +191,11 @@ impl Plan {
             Kv::Embedded => &[],
             Kv::Consul(_) => &CONSUL_ALLOW,
         };
-        for (port, udp) in ALLOW.iter().chain(consul) {
+        let database: &[(u16, bool)] = match self.database {
+            None => &[],
+            Some(_) => &DATABASE_ALLOW,
+        };
+        for (port, udp) in ALLOW.iter().chain(consul).chain(database) {
             let _ = write!(out, "\n[[allow]]\nport = {port}\nudp = {udp}\n");
         }
         for transport in ["udp", "tcp"] {
@@ -166,10 +217,15 @@ impl Plan {
 mod tests {
     use super::*;
 
-    fn toml(ordinal: u16, kv: Kv) -> String {
+    fn toml(ordinal: u16, kv: Kv, database: bool) -> String {
         let plan = Plan {
             coordinators: 1,
             workers: 2,
+            database: database.then(|| Database {
+                bin_dir: "/usr/lib/postgresql/15/bin".into(),
+                patroni: "/opt/holdfast/bin/patroni".into(),
+                consul: matches!(kv, Kv::Consul(_)),
+            }),
             kv,
         };
         let place = Place {
@@ -183,11 +239,23 @@ mod tests {
 
     #[test]
     fn a_coordinator_is_pinned_and_publishes_its_consul() {
-        insta::assert_snapshot!(toml(1, Kv::Consul("/usr/bin/consul".into())));
+        insta::assert_snapshot!(toml(1, Kv::Consul("/usr/bin/consul".into()), false));
     }
 
     #[test]
     fn a_worker_claims_its_slot_in_the_embedded_kv() {
-        insta::assert_snapshot!(toml(2, Kv::Embedded));
+        insta::assert_snapshot!(toml(2, Kv::Embedded, false));
+    }
+
+    #[test]
+    fn a_worker_runs_a_database_with_the_shortest_times() {
+        insta::assert_snapshot!(toml(2, Kv::Embedded, true));
+    }
+
+    #[test]
+    fn a_coordinator_only_reaches_the_database() {
+        let text = toml(1, Kv::Embedded, true);
+        assert!(text.contains("\n[postgres.endpoints]\n"), "{text}");
+        assert!(!text.contains("[postgres]"), "{text}");
     }
 }

@@ -1,7 +1,8 @@
 //! The mesh that is up: its lab, its folder, its processes.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
@@ -9,13 +10,17 @@ use anyhow::{Context, bail};
 use holdfast_bootstrap::INFO_FILE;
 use holdfast_lab::process::ProcessId;
 use holdfast_lab::{Error as LabError, Lab};
+use zeroize::Zeroizing;
 
+use super::plan::Database;
 use super::process::{self, start_detached};
 
 /// The name of the broker's and TURN server's log.
 pub const RENDEZVOUS: &str = "rendezvous";
 /// The name of the embedded KV's log.
 pub const KV: &str = "kv";
+/// What the databases are run with.
+const DATABASE: &str = "database.json";
 /// Names the process of the `up` that makes the mesh; gone when all is made.
 const MAKER: &str = "maker";
 
@@ -99,6 +104,40 @@ impl Mesh {
     /// Where a node keeps everything: its disk.
     fn own_folder(&self, node: &str) -> PathBuf {
         self.folder.join(node)
+    }
+
+    /// The certificate of the database's authority, as a node has it.
+    pub fn ca(&self, node: &str) -> PathBuf {
+        self.own_folder(node).join("run").join("ca.pem")
+    }
+
+    /// The password of the database's superuser, as a node has derived it.
+    pub fn superuser_password(&self, node: &str) -> anyhow::Result<Zeroizing<String>> {
+        let secrets = self.own_folder(node).join("secrets");
+        let credentials = holdfast_sidecar::postgres::credentials(&secrets)?;
+        Ok(credentials.superuser)
+    }
+
+    /// What the workers' databases are run with, if they have some.
+    pub fn database(&self) -> Option<Database> {
+        let text = fs::read(self.folder.join(DATABASE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Keep it for the commands that come later.
+    pub fn keep_database(&self, database: &Database) -> anyhow::Result<()> {
+        let text = serde_json::to_vec(database)?;
+        fs::write(self.folder.join(DATABASE), text).context("cannot write the state")
+    }
+
+    /// Let the database's user pass through the folders that its data is below of. What is in
+    /// them cannot be listed by others.
+    pub fn open_folders(&self) -> anyhow::Result<()> {
+        for folder in [self.lab.folder(), self.folder.clone()] {
+            fs::set_permissions(&folder, Permissions::from_mode(0o711))
+                .with_context(|| format!("cannot change the mode of {}", folder.display()))?;
+        }
+        Ok(())
     }
 
     /// Give a node an empty disk.

@@ -13,7 +13,7 @@ use super::plan::{self, BROKER_PORT, KV_PORT, Kv, Plan, SERVER};
 use super::process::start_detached;
 use super::progress::Step;
 use super::state::{KV, Mesh, RENDEZVOUS, own_program};
-use super::{interrupt, log_tail, view};
+use super::{database, interrupt, log_tail, view};
 use crate::BadConfig;
 use crate::cli::UpArgs;
 use crate::config::address::STUN_PORT;
@@ -31,6 +31,9 @@ const SLOT_BOUND: Duration = Duration::from_secs(60);
 const LINKS_BOUND: Duration = Duration::from_secs(30);
 /// How long Consul's agents may take to find each other through the links.
 const CONSUL_BOUND: Duration = Duration::from_secs(60);
+/// How long the databases may take: `initdb`, and a base backup for each of the others, of which
+/// Patroni looks for a leader every few seconds.
+const DATABASES_BOUND: Duration = Duration::from_secs(180);
 /// How often a condition is looked at.
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
@@ -45,6 +48,10 @@ pub fn up(prefix: &str, args: &UpArgs) -> anyhow::Result<ExitCode> {
     let lab = lab(prefix, &plan, &nats)?.up_guarded()?;
     let mesh = Mesh::of(Lab::attach(prefix)?);
     mesh.begin()?;
+    if let Some(database) = &plan.database {
+        mesh.open_folders()?;
+        mesh.keep_database(database)?;
+    }
     write_files(&mesh, &plan)?;
     let mut up = Up {
         mesh,
@@ -52,7 +59,10 @@ pub fn up(prefix: &str, args: &UpArgs) -> anyhow::Result<ExitCode> {
         children: Vec::new(),
     };
     up.start_servers()?;
-    let complete = up.start_nodes()? && up.wait_for_links()? && up.wait_for_consul()?;
+    let complete = up.start_nodes()?
+        && up.wait_for_links()?
+        && up.wait_for_consul()?
+        && up.wait_for_databases()?;
     up.mesh.finish()?;
     // From here on `down` removes it.
     drop(lab.keep());
@@ -85,6 +95,9 @@ fn plan(args: &UpArgs) -> anyhow::Result<Plan> {
     Ok(Plan {
         coordinators: args.coordinators.unwrap_or(default),
         workers: args.workers,
+        database: (!args.no_postgres)
+            .then(|| database::find(args.consul))
+            .transpose()?,
         kv,
     })
 }
@@ -300,6 +313,21 @@ impl Up {
             let ready = pages.filter(view::consul_is_ready).count();
             step.show(format!("{ready} of {} agents ready", nodes.len()));
             ready == nodes.len()
+        });
+        step.end();
+        all
+    }
+
+    fn wait_for_databases(&mut self) -> anyhow::Result<bool> {
+        if self.plan.database.is_none() {
+            return Ok(true);
+        }
+        let mut step = Step::begin("postgres");
+        let workers = usize::from(self.plan.workers);
+        let all = self.wait(DATABASES_BOUND, |up| {
+            let (how_far, whole) = database::progress(&view::collect(&up.mesh), workers);
+            step.show(how_far);
+            whole
         });
         step.end();
         all

@@ -1,14 +1,17 @@
 //! `holdfast dev status`: all nodes and their links.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use holdfast_core::status::LinkState;
+use holdfast_postgres::PostgresStatus;
 use holdfast_sidecar::{ChildStatus, SidecarStatus, SlotStatus};
 use serde_json::json;
 
+use super::database;
 use super::state::Mesh;
 use crate::output::{self, Table, age, rtt};
-use crate::status::{Page, fetch, path_in_use};
+use crate::status::{Page, fetch, path_in_use, postgres};
 
 /// What one node says, or why it says nothing.
 pub struct NodeReport {
@@ -17,22 +20,61 @@ pub struct NodeReport {
     page: Result<Page, String>,
 }
 
+impl NodeReport {
+    /// Its name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What its sidecar says.
+    pub fn sidecar(&self) -> Option<&SidecarStatus> {
+        self.page.as_ref().ok()?.sidecar.as_ref()
+    }
+
+    /// The peer that it is.
+    pub fn peer(&self) -> Option<String> {
+        self.sidecar()?.id.clone()
+    }
+
+    /// Its address.
+    pub fn vip(&self) -> Option<IpAddr> {
+        let node = self.page.as_ref().ok()?.node.as_ref()?;
+        Some(node.mesh.vip.addr())
+    }
+
+    /// What it says of the database.
+    pub fn database(&self) -> Option<&PostgresStatus> {
+        self.sidecar()?.postgres.as_ref()
+    }
+}
+
 /// Ask all nodes.
 pub fn collect(mesh: &Mesh) -> Vec<NodeReport> {
+    let nodes = mesh.nodes();
+    // At once: one that is frozen takes its time.
+    std::thread::scope(|scope| {
+        let asked = nodes.iter().map(|node| scope.spawn(|| ask(mesh, node)));
+        let asked: Vec<_> = asked.collect();
+        let answers = asked.into_iter().map(|thread| match thread.join() {
+            Ok(report) => report,
+            Err(panicked) => std::panic::resume_unwind(panicked),
+        });
+        answers.collect()
+    })
+}
+
+/// Ask one node.
+pub fn ask(mesh: &Mesh, node: &str) -> NodeReport {
     let admin = mesh.admin();
-    let ask = |node: &str| match mesh.lab.run_in(node, || fetch(admin)) {
-        Ok(Ok(page)) => Ok(page),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    mesh.nodes()
-        .into_iter()
-        .map(|node| NodeReport {
-            running: mesh.process(&node).is_some_and(|id| id.is_alive()),
-            page: ask(&node),
-            node,
-        })
-        .collect()
+    NodeReport {
+        running: mesh.process(node).is_some_and(|id| id.is_alive()),
+        page: match mesh.lab.run_in(node, || fetch(admin)) {
+            Ok(Ok(page)) => Ok(page),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        node: node.to_owned(),
+    }
 }
 
 /// Print all nodes, and their links.
@@ -46,9 +88,11 @@ pub fn status(mesh: &Mesh, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The nodes, and then both ends of each link.
+/// The nodes, then the database, if there is one, and both ends of each link.
 pub fn tables(reports: &[NodeReport]) -> String {
-    format!("{}\n{}", nodes(reports), links(reports))
+    let database = database::told(reports).map(postgres::sections);
+    let parts = [Some(nodes(reports)), database, Some(links(reports))];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 /// One row for each node.

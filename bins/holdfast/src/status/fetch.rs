@@ -59,7 +59,8 @@ pub fn readiness(admin: SocketAddr) -> Result<Result<(), String>, FetchError> {
     }
 }
 
-fn get(admin: SocketAddr, path: &str) -> Result<(StatusCode, Vec<u8>), FetchError> {
+/// Ask an HTTP server, in the network namespace of this thread: the status and the body.
+pub fn get(admin: SocketAddr, path: &str) -> Result<(StatusCode, Vec<u8>), FetchError> {
     let unreachable = |error: &dyn std::error::Error| FetchError::Unreachable(error.to_string());
     let endpoint: Endpoint = format!("http://{admin}")
         .parse()

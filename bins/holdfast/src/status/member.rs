@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use holdfast_sidecar::SidecarStatus;
 
+use super::postgres;
 use super::view::or_dash;
 use crate::output::{Table, age};
 
@@ -18,6 +19,9 @@ pub fn sections(status: &SidecarStatus) -> String {
     section(slots(status));
     section(children(status));
     section(services(status));
+    if let Some(database) = &status.postgres {
+        let _ = write!(out, "\n{}", postgres::sections(database));
+    }
     out
 }
 
@@ -81,7 +85,8 @@ fn slots(status: &SidecarStatus) -> Option<Table> {
 }
 
 fn children(status: &SidecarStatus) -> Option<Table> {
-    let mut table = Table::with_headings(&["CHILD", "STATE", "RESTARTS", "PID", "LAST END"]);
+    let mut table =
+        Table::with_headings(&["CHILD", "STATE", "RESTARTS", "PID", "LAST END", "PROBLEM"]);
     for child in &status.children {
         table.row([
             child.name.clone(),
@@ -89,6 +94,7 @@ fn children(status: &SidecarStatus) -> Option<Table> {
             child.restarts.to_string(),
             or_dash(child.pid.map(|pid| pid.to_string())),
             or_dash(child.last_end.clone()),
+            or_dash(child.problem.clone()),
         ]);
     }
     (!status.children.is_empty()).then_some(table)

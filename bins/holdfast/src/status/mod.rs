@@ -2,6 +2,7 @@
 
 mod fetch;
 mod member;
+pub mod postgres;
 mod view;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-pub use fetch::{FetchError, Page, fetch, readiness};
+pub use fetch::{FetchError, Page, fetch, get, readiness};
 pub use view::path_in_use;
 
 use crate::BadConfig;

@@ -3,11 +3,13 @@
 mod check;
 mod children;
 mod node;
-mod postgres;
+pub mod patroni;
+pub mod postgres;
 mod postgres_check;
 mod read;
 mod system;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,11 +21,12 @@ use holdfast_postgres::{KvPlace, Settings as Postgres};
 use holdfast_sidecar::{Child, Consul, Peer, Service};
 
 use super::keys::of_member;
+use super::source::Origin;
 use super::tree::Tree;
 
 pub use node::as_node;
 pub use read::read;
-pub use system::{Strict, find_program};
+pub use system::{Strict, find_program, has_user};
 
 /// The file of the cluster secret, in the folder of secrets.
 pub const CLUSTER_SECRET: &str = "cluster.secret";
@@ -71,6 +74,8 @@ pub struct Member {
     pub services: Vec<Service>,
     /// What this machine is there for.
     pub children: Vec<Child>,
+    /// Where each value came from.
+    pub origins: BTreeMap<String, Origin>,
 }
 
 /// Whether anything of membership was given.

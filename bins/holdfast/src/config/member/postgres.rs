@@ -94,7 +94,7 @@ impl Reader<'_> {
         match self.path("postgres.bin_dir") {
             Some(named) => named,
             // One that is not there is told when it is looked into.
-            None => newest(Path::new(VERSIONS)).unwrap_or_else(|| VERSIONS.into()),
+            None => find_server().unwrap_or_else(|| VERSIONS.into()),
         }
     }
 
@@ -107,8 +107,7 @@ impl Reader<'_> {
         let program = program.unwrap_or_default();
         match program.contains('/') {
             true => self.base.join(program),
-            false => find_program(Path::new(&program))
-                .unwrap_or_else(|| Path::new(PATRONI_DIR).join(program)),
+            false => find_patroni(&program),
         }
     }
 
@@ -242,6 +241,16 @@ pub fn summary(settings: &Settings, runs: bool) -> Vec<(&'static str, String)> {
         format!("primary {primary}, replicas {replicas}"),
     ));
     fields
+}
+
+/// The folder of the newest PostgreSQL's programs.
+pub fn find_server() -> Option<PathBuf> {
+    newest(Path::new(VERSIONS))
+}
+
+/// Where a Patroni of that name is, or would be.
+pub fn find_patroni(name: &str) -> PathBuf {
+    find_program(Path::new(name)).unwrap_or_else(|| Path::new(PATRONI_DIR).join(name))
 }
 
 /// PostgreSQL's own rule for names of parameters, with those of extensions.

@@ -149,6 +149,7 @@ pub fn read(
         patroni_kv,
         services: draft.services.into_iter().map(|(_, s)| s).collect(),
         children: draft.children.into_iter().map(|(_, c)| c).collect(),
+        origins: draft.origins,
     })
 }
 
