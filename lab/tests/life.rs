@@ -94,6 +94,30 @@ fn teardown_leaves_no_namespace_no_process_and_no_file() {
 }
 
 #[test]
+fn a_frozen_process_neither_runs_nor_keeps_a_lab_up() {
+    let Some(prefix) = prefix('z') else { return };
+    let lab = up(&prefix);
+    let process = stubborn(&lab, "n1");
+    let pids = lab.pids("n1").unwrap();
+    assert!(pids.contains(&process.pid));
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim().chars().next()
+    };
+    let freezer = lab.freezer("all").unwrap();
+    freezer.take(&pids);
+    freezer.freeze().unwrap();
+    // It is in the kernel, and SIGCONT does not wake it up.
+    assert_eq!(state(), Some('D'));
+    freezer.thaw().unwrap();
+    wait_for("it sleeps as usual", BOUND, || state() == Some('S')).unwrap();
+    freezer.freeze().unwrap();
+    mem::forget(freezer);
+    drop(lab);
+    assert_nothing_left(&prefix, &[process]);
+}
+
+#[test]
 fn clean_removes_what_a_lost_lab_left() {
     let Some(prefix) = prefix('c') else { return };
     let lab = up(&prefix);

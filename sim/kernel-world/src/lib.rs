@@ -14,6 +14,7 @@
 mod agent;
 pub mod config;
 pub mod drill;
+mod http;
 pub mod map;
 pub mod members;
 mod run;

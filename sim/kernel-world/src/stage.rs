@@ -72,6 +72,9 @@ pub enum StageError {
         /// The lab's.
         found: Ipv4Addr,
     },
+    /// A drill's cluster cannot be built, or does not do what it is told.
+    #[error("the drill: {0}")]
+    Drill(String),
     /// A file.
     #[error("{path}: {source}")]
     File {
@@ -143,8 +146,23 @@ impl Stage {
     /// Without privilege or tools, or what the lab says.
     pub fn new(describe: impl FnOnce(Builder) -> Builder) -> Result<Stage, StageError> {
         preconditions()?;
+        Stage::build(Program::Holdfast.path()?, describe)
+    }
+
+    /// A lab in which nothing of this project runs.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn bare(describe: impl FnOnce(Builder) -> Builder) -> Result<Stage, StageError> {
+        preconditions()?;
+        Stage::build(PathBuf::new(), describe)
+    }
+
+    fn build(
+        holdfast: PathBuf,
+        describe: impl FnOnce(Builder) -> Builder,
+    ) -> Result<Stage, StageError> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let holdfast = Program::Holdfast.path()?;
         let lab = describe(Lab::builder(&prefix())).build()?.up_guarded()?;
         let stage = Stage {
             nodes: BTreeMap::new(),

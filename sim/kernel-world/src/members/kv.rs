@@ -13,8 +13,9 @@ use holdfast_plan::SlotOwner;
 use serde::Deserialize;
 
 use super::watch::Seen;
-use super::{CLUSTER_NAME, KV_PORT, http};
+use super::{CLUSTER_NAME, KV_PORT};
 use crate::agent::Clock;
+use crate::http;
 
 /// How long a read waits at Consul for a change.
 const WAIT: &str = "1s";

@@ -13,7 +13,6 @@
 //! * `setup` builds what is there at the start, and `run` does what the plan says.
 
 mod config;
-mod http;
 mod kv;
 mod record;
 mod run;
@@ -27,6 +26,8 @@ use std::path::PathBuf;
 use holdfast_plan::{Action, Identity, Instance, KvFault, Membership, NodeIndex, Place, Plan};
 
 pub use run::Run;
+pub(crate) use setup::only_these_secrets;
+pub use watch::Watch;
 
 /// Where Consul's API is.
 const KV_PORT: u16 = 8500;

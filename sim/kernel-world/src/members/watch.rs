@@ -15,9 +15,9 @@ use holdfast_lab::Door;
 use holdfast_plan::NodeIndex;
 use serde::Deserialize;
 
-use super::http;
 use super::kv::Change;
 use crate::agent::Clock;
+use crate::http;
 use crate::map::node_name;
 
 /// How often an instance is looked at.
@@ -182,6 +182,11 @@ impl Watch {
     /// Tells it to end.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its work is done.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for its end.

@@ -4,6 +4,9 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 /// The longest answer that is read, bytes: a status page of 64 nodes is shorter.
 const ANSWER_LEN_MAX: u64 = 16 << 20;
 
@@ -28,11 +31,40 @@ impl Answer {
 
 /// Ask, with one limit for all of it.
 pub fn get(at: SocketAddr, path: &str, limit: Duration) -> io::Result<Answer> {
+    ask(at, &Request { method: "GET", path, login: None, body: "" }, limit)
+}
+
+/// A question.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// RFC 9110 section 9.
+    pub method: &'a str,
+    /// With what follows the question mark.
+    pub path: &'a str,
+    /// A name and a password, RFC 7617.
+    pub login: Option<(&'a str, &'a str)>,
+    /// The content, JSON.
+    pub body: &'a str,
+}
+
+/// Ask, with one limit for all of it.
+pub fn ask(at: SocketAddr, request: &Request<'_>, limit: Duration) -> io::Result<Answer> {
     let deadline = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&at, limit)?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n");
+    let Request { method, path, body, .. } = request;
+    let mut text = format!("{method} {path} HTTP/1.0\r\nHost: {at}\r\n");
+    if let Some((name, password)) = request.login {
+        let login = STANDARD.encode(format!("{name}:{password}"));
+        text.push_str(&format!("Authorization: Basic {login}\r\n"));
+    }
+    if !body.is_empty() {
+        let len = body.len();
+        text.push_str(&format!("Content-Type: application/json\r\nContent-Length: {len}\r\n"));
+    }
+    text.push_str("\r\n");
+    text.push_str(body);
     stream.set_write_timeout(Some(limit))?;
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(text.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0; 16 << 10];
     loop {

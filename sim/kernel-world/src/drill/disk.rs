@@ -1,0 +1,65 @@
+//! A member's disk: a folder, or a file system of its own that can be made to take no write.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::stage::StageError;
+
+/// How large a file system of its own is, bytes; the file is sparse.
+const SIZE: u64 = 2 << 30;
+
+/// A member's disk. Dropping it unmounts it.
+#[derive(Debug)]
+pub struct Disk {
+    folder: PathBuf,
+    is_mounted: bool,
+}
+
+impl Disk {
+    /// A folder at that place, on a file system of its own if that is wanted.
+    ///
+    /// # Errors
+    /// When it cannot be made, so without loop devices.
+    pub fn new(folder: &Path, own: bool) -> Result<Disk, StageError> {
+        fs::create_dir_all(folder).map_err(super::file(folder))?;
+        let mut disk = Disk {
+            folder: folder.to_owned(),
+            is_mounted: false,
+        };
+        if own {
+            let image = folder.with_extension("img");
+            let made = File::create(&image).and_then(|file| file.set_len(SIZE));
+            made.map_err(super::file(&image))?;
+            let mut make = Command::new("mkfs.ext4");
+            make.args(["-q", "-F"]).arg(&image);
+            super::run(make, "mkfs.ext4")?;
+            let mut mount = Command::new("mount");
+            mount.args(["-o", "loop"]).arg(&image).arg(folder);
+            super::run(mount, "mount")?;
+            disk.is_mounted = true;
+        }
+        Ok(disk)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.is_mounted {
+            let _ = freeze(&self.folder, false);
+            let mut unmount = Command::new("umount");
+            unmount.arg("--lazy").arg(&self.folder);
+            let _ = super::run(unmount, "umount");
+        }
+    }
+}
+
+/// Whether the file system mounted there takes no write.
+///
+/// # Errors
+/// When it is none that can be frozen.
+pub fn freeze(folder: &Path, on: bool) -> Result<(), StageError> {
+    let mut command = Command::new("fsfreeze");
+    command.arg(if on { "--freeze" } else { "--unfreeze" }).arg(folder);
+    super::run(command, "fsfreeze")
+}
