@@ -21,8 +21,6 @@ const STYLE: [&str; 2] = [
 ];
 /// Most rounds that are drawn; the table has as many, the figures are of all.
 pub const ROUNDS_MAX: usize = 300;
-/// Rounds that are open from the beginning.
-const OPEN: usize = 1;
 
 /// A drill.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -229,8 +227,12 @@ impl RoundsPage {
         html.push_str(&self.table());
         html.push_str("<h2>Each round over time</h2>\n");
         html.push_str(&key());
-        for (n, round) in self.rounds.iter().take(ROUNDS_MAX).enumerate() {
-            html.push_str(&round.details(n < OPEN));
+        let drawn = &self.rounds[..self.rounds.len().min(ROUNDS_MAX)];
+        // One is open from the beginning: the first that failed.
+        let open = drawn.iter().position(|round| !round.violations.is_empty());
+        let open = open.unwrap_or(0);
+        for (n, round) in drawn.iter().enumerate() {
+            html.push_str(&round.details(n == open));
         }
         html
     }
@@ -263,8 +265,8 @@ impl RoundsPage {
         }
         format!(
             "<h2>How long what took</h2>\n<table><thead><tr><th>from – to</th>\
-             <th class=\"n\">rounds</th><th class=\"n\">p50</th><th class=\"n\">95 % of it</th>\
-             <th class=\"n\">worst</th><th>elsewhere</th><th>each round, 0 to {} s</th></tr></thead>\
+             <th class=\"n\">rounds</th><th class=\"n\">p50, s</th><th class=\"n\">95 % of it</th>\
+             <th class=\"n\">worst, s</th><th>elsewhere</th><th>each round, 0 to {} s</th></tr></thead>\
              <tbody>\n{rows}</tbody></table>\n",
             seconds(scale)
         )

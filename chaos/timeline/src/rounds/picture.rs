@@ -24,7 +24,7 @@ const LETTER: f64 = 6.7;
 const BEFORE: Duration = Duration::from_secs(5);
 const AFTER: Duration = Duration::from_secs(2);
 /// Parts of a lane of writers: what happened in one is drawn as one bar.
-const BINS: usize = 340;
+const BINS: usize = 170;
 /// Distances of ticks, seconds.
 const STEPS: [f64; 12] = [
     0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0,
@@ -234,7 +234,7 @@ impl<'a> Names<'a> {
         let mut placed = Vec::new();
         for point in round.points.iter().filter(|point| frame.has(point.at)) {
             let x = frame.at(point.at);
-            let width = (label(point, fault).chars().count() + 2) as f64 * LETTER;
+            let width = width(&label(point, fault));
             let left = x.min(WIDTH - width);
             let row = ends.iter().position(|end| *end < left);
             if let Some(row) = row {
@@ -269,7 +269,7 @@ impl<'a> Names<'a> {
             );
             if row.is_some() {
                 let words = label(point, self.fault);
-                let left = x.min(WIDTH - words.chars().count() as f64 * LETTER) + 3.0;
+                let left = x.min(WIDTH - width(&words)) + 3.0;
                 let source = text(&point.source);
                 let words = text(&words);
                 let _ = write!(
@@ -281,6 +281,11 @@ impl<'a> Names<'a> {
         }
         svg
     }
+}
+
+/// About how wide a name is, with room beside it.
+fn width(words: &str) -> f64 {
+    (words.chars().count() + 2) as f64 * LETTER
 }
 
 fn label(point: &PointView, fault: Duration) -> String {
