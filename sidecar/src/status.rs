@@ -7,6 +7,8 @@ use holdfast_postgres::PostgresStatus;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::postgres;
+
 /// The `sidecar` section of `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -191,8 +193,20 @@ impl SidecarStatus {
         }
         for child in &self.children {
             if !matches!(child.state.as_str(), "ready" | "done") {
-                let why = child.problem.as_ref();
-                let why = why.map_or(String::new(), |why| format!(": {why}"));
+                let mut why: Vec<&str> = child.problem.as_deref().into_iter().collect();
+                // What is wrong with the database may be why Patroni cannot do its work.
+                let of_database = child.name == postgres::NAME;
+                let database = self.postgres.as_ref().filter(|_| of_database);
+                why.extend(
+                    database
+                        .iter()
+                        .flat_map(|one| &one.problems)
+                        .map(String::as_str),
+                );
+                let why = match why.is_empty() {
+                    true => String::new(),
+                    false => format!(": {}", why.join("; ")),
+                };
                 found.push(format!("{} is {}{why}", child.name, child.state));
             }
         }

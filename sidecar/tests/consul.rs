@@ -151,7 +151,8 @@ async fn catalogued(at: usize) -> Value {
 }
 
 #[test]
-fn three_servers_and_a_client_become_a_cluster_and_return_without_their_disks() {
+fn three_servers_and_a_client_become_a_cluster_and_return_without_their_disks_and_a_leader_key_survives_its_agent()
+ {
     let Some(program) = consul_program() else {
         return;
     };
@@ -195,8 +196,10 @@ fn three_servers_and_a_client_become_a_cluster_and_return_without_their_disks() 
 
         services_are_kept().await;
 
+        let client = a_leader_key_survives_its_agent(&mut agents, runs[3]).await;
+
         let again = Instant::now();
-        agents.kill(runs[3]).await;
+        agents.kill(client).await;
         agents.start(3, "b");
         until("the client is back", async || {
             let node = get(3, "/v1/agent/self").await;
@@ -312,4 +315,60 @@ async fn services_are_kept() {
         get(0, "/v1/catalog/service/web").await == json!([])
     })
     .await;
+}
+
+/// What Patroni asks for its leader key: a session without checks, which only its TTL ends.
+async fn session_like_patronis(at: usize) -> String {
+    let body = json!({
+        "Name": "demo-worker-3-instance", "Checks": [], "LockDelay": "0.001s",
+        "Behavior": "delete", "TTL": "60s",
+    });
+    let mut client = Client::new(RealNet, RealClock, RealSpawn, endpoint(at));
+    let body = Bytes::from(body.to_string());
+    let asked = client.request(Method::PUT, "/v1/session/create", body, 1 << 20, PATIENCE);
+    let (_, body) = asked.await.unwrap();
+    let made: Value = serde_json::from_slice(&body).unwrap();
+    let id = made["ID"].as_str().unwrap().to_owned();
+    let path = format!("/v1/kv/service/demo/leader?acquire={id}");
+    let value = Bytes::from_static(b"worker-3-instance");
+    let asked = client.request(Method::PUT, &path, value, 1 << 20, PATIENCE);
+    assert_eq!(asked.await.unwrap().1, "true");
+    id
+}
+
+/// An agent that is killed, or ends as it is asked to, and comes back.
+async fn a_leader_key_survives_its_agent(agents: &mut Agents, run: Run) -> Run {
+    let session = session_like_patronis(3).await;
+    let mut run = run;
+    for signal in [libc::SIGKILL, libc::SIGTERM] {
+        agents.processes.signal(run, Signal(signal));
+        assert_eq!(agents.processes.ended().await.0, run);
+        let down = Instant::now();
+        until("the servers know", async || {
+            let health = get(0, "/v1/health/node/worker-3").await;
+            let serf = health[0]["Status"].as_str().unwrap_or_default().to_owned();
+            serf == "critical" || signal == libc::SIGTERM
+        })
+        .await;
+        let held = get(0, "/v1/kv/service/demo/leader").await;
+        assert_eq!(held[0]["Session"], session, "while the agent is away");
+        eprintln!("noticed after {:?}, and the key is held", down.elapsed());
+        run = agents.start(3, "a");
+        until("the client is back", async || {
+            let node = get(3, "/v1/agent/self").await;
+            !node["Config"]["NodeID"].is_null() && all_alive(0).await
+        })
+        .await;
+        wait_for_catalogue(3, "a").await;
+        let mut client = Client::new(RealNet, RealClock, RealSpawn, endpoint(3));
+        let path = format!("/v1/session/renew/{session}");
+        let asked = client.request(Method::PUT, &path, Bytes::new(), 1 << 20, PATIENCE);
+        assert!(
+            asked.await.unwrap().0.is_success(),
+            "it is renewed through the new agent"
+        );
+        let held = get(0, "/v1/kv/service/demo/leader").await;
+        assert_eq!(held[0]["Session"], session);
+    }
+    run
 }

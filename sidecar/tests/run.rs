@@ -4,200 +4,22 @@
 
 mod common;
 
-use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Folder, PATIENCE, alone, consul_program, exists, sh, until};
-use holdfast_core::config::{Config, PeerConfig};
-use holdfast_core::identity::Identity;
-use holdfast_io::clock::{Clock, timeout};
-use holdfast_io::http::{Client, Endpoint, Method, StatusCode};
+use common::sidecar::{Known, Sidecar, child, is_ready, mesh, options, peers, state_of};
+use common::{Folder, alone, consul_program, exists, until};
+use holdfast_io::clock::Clock;
+use holdfast_io::http::StatusCode;
 use holdfast_io::kv::{Answer, Condition, Entry, Failure, FailureKind, Kv, Request, Response};
-use holdfast_io::mesh::{DRAIN_DEFAULT, MeshOptions};
-use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on, os_seed};
-use holdfast_io::spawn::Spawn;
+use holdfast_io::real::{RealClock, block_on};
 use holdfast_sidecar::{
-    Ask, Bootstrap, Child, Consul, Error, Member, Options, Peer, Prepared, Reload, SidecarStatus,
-    SlotOptions, consul_agent, run_asked, services,
+    Ask, Consul, Member, Options, Peer, Reload, SidecarStatus, SlotOptions, consul_agent,
+    run_asked, services,
 };
 use tokio::sync::mpsc;
-
-const ADMIN: &str = "127.91.7.1:7390";
-
-struct Known;
-
-impl Bootstrap for Known {
-    async fn prepare(&mut self) -> Result<Prepared, Error> {
-        Ok(Prepared {
-            instance: "instance-1".to_owned(),
-            gossip_key: None,
-        })
-    }
-
-    async fn finish(&mut self, _member: &Member) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-fn peers() -> Vec<Peer> {
-    let peer = |(id, vip): (&str, u16)| Peer {
-        id: id.parse().unwrap(),
-        vip: vip.try_into().unwrap(),
-    };
-    [("worker-3", 201), ("worker-4", 202)]
-        .into_iter()
-        .map(peer)
-        .collect()
-}
-
-fn mesh(member: &Member) -> Result<MeshOptions, Error> {
-    let identity = |peer: &Peer| Identity::from_seed([peer.vip.octet(); 32]);
-    let (own, others): (Vec<Peer>, Vec<Peer>) =
-        peers().into_iter().partition(|peer| peer.id == member.id);
-    Ok(MeshOptions {
-        config: Config {
-            id: member.id.clone(),
-            vip: member.vip,
-            identity: identity(&own[0]),
-            peers: others
-                .iter()
-                .map(|peer| PeerConfig {
-                    id: peer.id.clone(),
-                    vip: peer.vip,
-                    key: identity(peer).public(),
-                })
-                .collect(),
-            allow: Vec::new(),
-            udp_port: 0,
-            stun: Vec::new(),
-            turn: Vec::new(),
-            paths: Default::default(),
-            congestion: Default::default(),
-            limits: Default::default(),
-        },
-        seed: os_seed().unwrap(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        brokers: Vec::new(),
-        forward: Vec::new(),
-        admin: None,
-        dumps: None,
-        drain: DRAIN_DEFAULT,
-        late_servers: None,
-        version: "test".to_owned(),
-    })
-}
-
-fn child(name: &str, script: &str) -> Child {
-    Child {
-        backoff_first: Duration::from_millis(10),
-        ..Child::new(name.parse().unwrap(), sh(script))
-    }
-}
-
-fn options(folder: &Folder) -> Options<Known> {
-    Options {
-        cluster: "test".to_owned(),
-        role: "worker".to_owned(),
-        peers: peers(),
-        slots: SlotOptions {
-            pinned: Some(3),
-            ..SlotOptions::default()
-        },
-        kv: None,
-        state_dir: folder.file("state"),
-        run_dir: folder.file("run"),
-        hosts_file: Some(folder.file("hosts")),
-        consul: None,
-        services: Vec::new(),
-        children: Vec::new(),
-        admin: Some(ADMIN.parse().unwrap()),
-        version: "test".to_owned(),
-        bootstrap: Known,
-        mesh: Box::new(mesh),
-        reload: Box::new(|_| Err("nothing to reload".to_owned())),
-    }
-}
-
-type Outcome = Rc<RefCell<Option<Result<(), Error>>>>;
-
-struct Sidecar {
-    asks: mpsc::Sender<Ask>,
-    outcome: Outcome,
-    _task: holdfast_io::spawn::Task,
-}
-
-impl Sidecar {
-    fn start(options: Options<Known>) -> Sidecar {
-        let (asks, asked) = mpsc::channel(8);
-        let outcome = Outcome::default();
-        let told = outcome.clone();
-        let task = RealSpawn.spawn("sidecar", async move {
-            let result = run_asked(options, asked).await;
-            *told.borrow_mut() = Some(result);
-        });
-        Sidecar {
-            asks,
-            outcome,
-            _task: task,
-        }
-    }
-
-    async fn ask(&self, ask: Ask) {
-        self.asks.send(ask).await.unwrap();
-    }
-
-    async fn ended(&self) -> Result<(), Error> {
-        until("the end", || self.outcome.borrow().is_some()).await;
-        self.outcome.borrow_mut().take().unwrap()
-    }
-
-    async fn page(&self, path: &str) -> Option<(StatusCode, serde_json::Value)> {
-        let addr: SocketAddr = ADMIN.parse().unwrap();
-        let at: Endpoint = format!("http://{addr}").parse().unwrap();
-        let mut client = Client::new(RealNet, RealClock, RealSpawn, at);
-        let asked = client.request(Method::GET, path, Bytes::new(), 1 << 20, PATIENCE);
-        let (status, body) = asked.await.ok()?;
-        Some((status, serde_json::from_slice(&body).ok()?))
-    }
-
-    async fn status(&self) -> Option<SidecarStatus> {
-        let (_, mut page) = self.page("/status").await?;
-        serde_json::from_value(page["sidecar"].take()).ok()
-    }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&SidecarStatus) -> bool) -> SidecarStatus {
-        let looking = async {
-            loop {
-                if let Some(status) = self.status().await
-                    && is_so(&status)
-                {
-                    return status;
-                }
-                if let Some(Err(error)) = &*self.outcome.borrow() {
-                    panic!("it ended: {error}");
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let found = timeout(&RealClock, PATIENCE, looking).await;
-        match found {
-            Ok(status) => status,
-            Err(_) => panic!("waited in vain for: {what}; {:?}", self.status().await),
-        }
-    }
-}
-
-fn is_ready(status: &SidecarStatus) -> bool {
-    status.not_ready.is_empty()
-}
-
-fn state_of<'a>(status: &'a SidecarStatus, name: &str) -> &'a str {
-    let found = status.children.iter().find(|child| child.name == name);
-    found.map_or("", |child| child.state.as_str())
-}
 
 #[test]
 fn a_pinned_machine_becomes_ready_and_ends_in_order() {
@@ -588,6 +410,82 @@ fn the_admin_page_answers_before_there_is_a_slot() {
         assert!(status.not_ready[0].contains("told so"), "{status:?}");
         let (code, _) = sidecar.page("/readyz").await.unwrap();
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// A KV that answers, or does not, as somebody says.
+#[derive(Default)]
+struct Moody {
+    kv: OneEntry,
+    away: Cell<bool>,
+}
+
+impl Kv for Moody {
+    fn call(&self, request: Request) -> Answer<'_> {
+        Box::pin(async move {
+            if self.away.get() {
+                // As a connection that is refused: not at once, again and again.
+                RealClock.sleep(Duration::from_millis(20)).await;
+                let kind = FailureKind::Unavailable;
+                return Err(Failure::determinate(kind, "told so"));
+            }
+            self.kv.call(request).await
+        })
+    }
+}
+
+#[test]
+fn what_stood_in_the_way_of_a_renewal_is_gone_with_it() {
+    let _one = alone();
+    let folder = Folder::new("moody");
+    block_on(async {
+        let kv = Rc::new(Moody::default());
+        let mut options = options(&folder);
+        options.slots = SlotOptions {
+            // Renewed after a third of it: often enough for a test.
+            lease: Duration::from_secs(3),
+            pinned: Some(3),
+            ..SlotOptions::default()
+        };
+        options.kv = Some(kv.clone());
+        let sidecar = Sidecar::start(options);
+        sidecar
+            .until("owning", |status| status.slot.state == "owning")
+            .await;
+        kv.away.set(true);
+        let waits = |status: &SidecarStatus| status.slot.waiting_for.is_some();
+        let status = sidecar.until("it says so", waits).await;
+        assert!(
+            is_ready(&status),
+            "a KV that is away for a moment costs nothing"
+        );
+        kv.away.set(false);
+        sidecar
+            .until("it no longer says so", |status| !waits(status))
+            .await;
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_pinned_machine_whose_token_is_refused_runs_and_is_not_ready() {
+    let _one = alone();
+    let folder = Folder::new("refused");
+    block_on(async {
+        let mut options = claiming(&folder, FailureKind::Forbidden);
+        options.slots.pinned = Some(3);
+        let sidecar = Sidecar::start(options);
+        let is_refused = |status: &SidecarStatus| {
+            let mut why = status.not_ready.iter();
+            status.phase == "running" && why.any(|why| why.contains("refuses us"))
+        };
+        let status = sidecar.until("it says so", is_refused).await;
+        assert!(status.slot.refused && status.slot.pinned);
         sidecar.ask(Ask::Stop).await;
         sidecar.ended().await.unwrap();
     })

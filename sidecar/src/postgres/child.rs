@@ -1,5 +1,7 @@
 //! Patroni as a child of the sidecar.
 
+use std::cell::Cell;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,8 +25,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// expires.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LAST: Duration = Duration::from_secs(10);
-/// How long what is left of a server may take to end that nobody manages.
-const ABANDONED_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time for all that is checked: programs are run, and the KV is asked several times.
+const CHECK_LIMIT: Duration = Duration::from_secs(90);
+/// How long a server may take to end cleanly that nobody manages.
+const ABANDONED_LIMIT: Duration = Duration::from_secs(5);
 /// Variables that would change what Patroni, PostgreSQL or libpq are told by files.
 const NOT_INHERITED: [&str; 2] = ["PATRONI_", "PG"];
 
@@ -57,7 +61,10 @@ pub(super) fn supervised(
         ..Child::new(NAME.parse().expect("letters are a name"), command.to_vec())
     };
     let hooks = Hooks {
-        check: Some(Check::new(fenced(settings, guard))),
+        check: Some(Check {
+            look: fenced(settings, guard),
+            limit: CHECK_LIMIT,
+        }),
         cleanup: Some(cleanup(settings)),
     };
     let mut supervised = Supervised::from(&child).with(hooks);
@@ -80,6 +87,8 @@ fn environment(settings: &Settings, place: &Place) -> Vec<(String, String)> {
         ("PATH", path),
         // PostgreSQL's messages as they are looked for, whatever the system speaks.
         ("LC_ALL", "C.UTF-8".to_owned()),
+        // Logs as PostgreSQL's.
+        ("TZ", "UTC".to_owned()),
         // Lines as they come, not when a buffer is full.
         ("PYTHONUNBUFFERED", "1".to_owned()),
         ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
@@ -88,19 +97,37 @@ fn environment(settings: &Settings, place: &Place) -> Vec<(String, String)> {
 }
 
 /// A check that also ends the server which a Patroni that was killed has left, when the next one
-/// is refused: nobody would manage it, and its key expires.
+/// stays refused: nobody manages it, and soon another may be promoted.
 fn fenced(settings: &Settings, guard: Look) -> Look {
     let data_dir = settings.data_dir.clone();
+    let patience = patience(settings);
+    let refused_since = Rc::new(Cell::new(None));
     Rc::new(move || {
         let (looking, data_dir) = (guard(), data_dir.clone());
+        let refused_since = refused_since.clone();
         Box::pin(async move {
+            let began = RealClock.now().mono;
             let result = looking.await;
-            if result.is_err() {
+            if result.is_ok() {
+                refused_since.set(None);
+                return result;
+            }
+            let since = refused_since.get().unwrap_or(began);
+            refused_since.set(Some(since));
+            if RealClock.now().mono >= since + patience {
                 end_within(&data_dir, ABANDONED_LIMIT).await;
             }
             result
         })
     })
+}
+
+/// How long a server may run on without Patroni before it is ended. The key that it may lead by
+/// was renewed up to `loop_wait` before Patroni ended, and expires `ttl` after that; the next look
+/// comes after up to the longest wait, and the server needs some time to end.
+fn patience(settings: &Settings) -> Duration {
+    let needed = settings.loop_wait + BACKOFF_LAST + ABANDONED_LIMIT;
+    settings.ttl.saturating_sub(needed)
 }
 
 fn cleanup(settings: &Settings) -> Cleanup {
@@ -114,7 +141,7 @@ fn cleanup(settings: &Settings) -> Cleanup {
 }
 
 /// End a server that nobody manages: cleanly, if that is done in time.
-pub(super) async fn end_within(data_dir: &std::path::Path, limit: Duration) {
+pub(super) async fn end_within(data_dir: &Path, limit: Duration) {
     let (switch, hurry) = watch::channel(limit.is_zero());
     let ending = postmaster::end(data_dir, Stop::from(hurry), &RealClock);
     let late = async {

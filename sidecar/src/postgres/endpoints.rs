@@ -1,6 +1,7 @@
 //! Where clients of the database come in: a part of the sidecar that is run like a child.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,8 +12,7 @@ use holdfast_io::route::{
     Backend, Config, EndpointsOptions, EndpointsView, Listen, Pool, PoolView, Probe, run_endpoints,
 };
 use holdfast_io::spawn::Spawn;
-use holdfast_postgres::{EndpointStatus, PostgresStatus, Settings};
-use std::net::SocketAddr;
+use holdfast_postgres::{EndpointStatus, Settings};
 use tokio::sync::watch;
 
 use super::ENDPOINTS;
@@ -145,7 +145,7 @@ async fn show(
         let listens =
             !view.listeners.is_empty() && view.listeners.iter().all(|one| one.problem.is_none());
         shared.update(|status| {
-            let postgres = status.postgres.get_or_insert_with(PostgresStatus::default);
+            let postgres = status.postgres.get_or_insert_default();
             postgres.endpoints = endpoints;
         });
         let first = ready.borrow_mut().take_if(|_| listens);

@@ -13,7 +13,6 @@ mod parts;
 mod postmaster;
 mod secrets;
 
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,12 +30,12 @@ pub use secrets::credentials;
 use crate::children::Supervised;
 use crate::consul_agent;
 use crate::error::Error;
-use crate::options::{Member, Options, Peer};
+use crate::options::{Consul, Member, Options, Peer};
 use crate::registration::Wanted;
 use crate::services::{Check, Service};
 use crate::status::Shared;
 use endpoints::Endpoints;
-use parts::Parts;
+use parts::Guarded;
 
 /// The name of Patroni's child.
 pub const NAME: &str = "patroni";
@@ -60,15 +59,19 @@ pub struct Postgres {
     pub credentials: Credentials,
 }
 
+/// The server of this machine.
+struct Own {
+    place: Place,
+    guarded: Guarded,
+}
+
 /// The database of this machine, for as long as the machine is a member.
 pub(crate) struct Database {
     settings: Rc<Settings>,
     role: String,
-    /// Whether it runs here, and is not only reached.
-    runs: bool,
     has_agent: bool,
-    place: Place,
-    parts: Parts,
+    /// Where it runs here, and is not only reached.
+    own: Option<Own>,
     backends: watch::Sender<Vec<Backend>>,
 }
 
@@ -81,41 +84,24 @@ impl Database {
         member: &Member,
     ) -> Result<Database, Error> {
         let settings = Rc::new(postgres.settings);
-        let kv = options
-            .consul
-            .as_ref()
-            .map(|consul| KvPlace {
-                address: consul_agent::endpoint().to_string(),
-                token: consul.token.clone(),
-                ca_file: None,
-            })
-            .or(postgres.kv);
-        let no_kv = "a database needs a KV for Patroni: run a Consul agent, or set kv.addresses";
-        let kv = kv.ok_or_else(|| Error::Config(no_kv.to_owned()))?;
         let members = members(&postgres.role, &options.peers);
-        let place = Place {
-            cluster: options.cluster.clone(),
-            id: member.id.clone(),
-            instance: member.instance.clone(),
-            vip: member.vip,
-            members: members
-                .iter()
-                .map(|peer| (peer.id.clone(), peer.vip))
-                .collect(),
-            kv,
-            run_dir: options.run_dir.clone(),
+        let own = match members.iter().any(|peer| peer.id == member.id) {
+            true => {
+                let kv = patroni_kv(options.consul.as_ref(), postgres.kv)?;
+                let place = place(options, member, &members, kv);
+                let credentials = postgres.credentials;
+                let guarded = Guarded::new(settings.clone(), place.clone(), credentials);
+                let guarded = guarded.map_err(Error::Config)?;
+                Some(Own { place, guarded })
+            }
+            false => None,
         };
-        let runs = place.members.iter().any(|(id, _)| *id == member.id);
-        let parts = Parts::new(settings.clone(), place.clone(), postgres.credentials)
-            .map_err(Error::Config)?;
         Ok(Database {
             backends: watch::Sender::new(endpoints::backends(members, &settings)),
             settings,
             role: postgres.role,
-            runs,
             has_agent: options.consul.is_some(),
-            place,
-            parts,
+            own,
         })
     }
 
@@ -123,16 +109,16 @@ impl Database {
     pub(crate) fn children(&self, shared: &Shared) -> Vec<Supervised> {
         let mut all = Vec::new();
         let name = |name: &str| -> Name { name.parse().expect("letters are a name") };
-        if self.runs {
+        if let Some(own) = &self.own {
             let mut after = vec![name(crate::run::MESH)];
             after.extend(self.has_agent.then(|| name(consul_agent::NAME)));
-            let guard = self.parts.guard();
-            all.push(child::supervised(&self.settings, &self.place, after, guard));
+            let look = own.guarded.look();
+            all.push(child::supervised(&self.settings, &own.place, after, look));
         }
         let endpoints = Endpoints {
             settings: self.settings.clone(),
             backends: self.backends.clone(),
-            probe: self.parts.probe(),
+            probe: parts::probe(&self.settings),
             shared: shared.clone(),
         };
         all.push(endpoints.supervised(vec![name(crate::run::MESH)]));
@@ -140,16 +126,18 @@ impl Database {
     }
 
     /// Keep the status and the role tags as they should be, until the task is dropped.
-    pub(crate) fn follow(&self, shared: &Shared, wanted: &watch::Sender<Wanted>) -> Task {
-        let (told, seen) = watch::channel(PostgresStatus {
+    pub(crate) fn follow(&self, shared: &Shared, wanted: &watch::Sender<Wanted>) -> Option<Task> {
+        let (shared, wanted) = (shared.clone(), wanted.clone());
+        let first = PostgresStatus {
             scope: self.settings.scope.clone(),
             ..PostgresStatus::default()
-        });
-        let watching = self.parts.watch(told);
-        let following = follow::follow(seen, shared.clone(), wanted.clone());
-        RealSpawn.spawn("database watcher", async move {
-            tokio::join!(watching, following);
-        })
+        };
+        follow::status(&shared, first);
+        let watching = self.own.as_ref()?.guarded.watch(
+            move |role| follow::role(&wanted, role),
+            move |status| follow::status(&shared, status),
+        );
+        Some(RealSpawn.spawn("database watcher", watching))
     }
 
     /// The services with the database's own, unless it is there already.
@@ -158,7 +146,7 @@ impl Database {
         let is_there = |service: &Service| {
             service.name == SERVICE || service.registered_name() == Some(SERVICE)
         };
-        if self.runs && !all.iter().any(is_there) {
+        if self.own.is_some() && !all.iter().any(is_there) {
             all.push(Service {
                 name: SERVICE.to_owned(),
                 port: self.settings.port,
@@ -176,11 +164,10 @@ impl Database {
     /// These are the peers from now on.
     pub(crate) fn set_peers(&self, peers: &[Peer]) {
         let members = members(&self.role, peers);
-        let list: Vec<(PeerId, Vip)> = members
-            .iter()
-            .map(|peer| (peer.id.clone(), peer.vip))
-            .collect();
-        self.parts.set_members(list);
+        let list = pairs(&members);
+        if let Some(own) = &self.own {
+            own.guarded.set_members(list);
+        }
         let backends = endpoints::backends(members, &self.settings);
         self.backends.send_if_modified(|known| {
             let is_new = *known != backends;
@@ -191,14 +178,41 @@ impl Database {
 
     /// End a server that runs without Patroni, at the end of everything.
     pub(crate) async fn end_leftovers(&self, limit: Duration) {
-        if self.runs {
-            child::end_within(self.data_dir(), limit).await;
+        if self.own.is_some() {
+            child::end_within(&self.settings.data_dir, limit).await;
         }
     }
+}
 
-    fn data_dir(&self) -> &Path {
-        &self.settings.data_dir
+/// The agent's, where one runs.
+fn patroni_kv(agent: Option<&Consul>, configured: Option<KvPlace>) -> Result<KvPlace, Error> {
+    let of_agent = |consul: &Consul| KvPlace {
+        address: consul_agent::endpoint().to_string(),
+        token: consul.token.clone(),
+        ca_file: None,
+    };
+    let without = "a database needs a KV for Patroni: run a Consul agent, or set kv.addresses";
+    let found = agent.map(of_agent).or(configured);
+    found.ok_or_else(|| Error::Config(without.to_owned()))
+}
+
+fn place<B>(options: &Options<B>, member: &Member, members: &[&Peer], kv: KvPlace) -> Place {
+    Place {
+        cluster: options.cluster.clone(),
+        id: member.id.clone(),
+        instance: member.instance.clone(),
+        vip: member.vip,
+        members: pairs(members),
+        kv,
+        run_dir: options.run_dir.clone(),
     }
+}
+
+fn pairs(members: &[&Peer]) -> Vec<(PeerId, Vip)> {
+    members
+        .iter()
+        .map(|peer| (peer.id.clone(), peer.vip))
+        .collect()
 }
 
 /// The peers of a role, in the order of the list.

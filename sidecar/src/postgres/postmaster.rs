@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,12 +35,9 @@ impl Postmaster {
     pub(super) fn of(data_dir: &Path) -> Option<Postmaster> {
         let pid = read_pid(&data_dir.join("postmaster.pid"))?;
         let fd = open(pid).ok()?;
-        // A file that a crash has left names a number that somebody else may have by now. A
-        // postmaster works in its data directory.
-        let own = fs::canonicalize(data_dir).ok()?;
-        let works_in = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        // A file that a crash has left names a number that somebody else may have by now.
         let postmaster = Postmaster { pid, fd };
-        (works_in == own && !postmaster.has_ended()).then_some(postmaster)
+        (is_of(pid, data_dir).ok()? && !postmaster.has_ended()).then_some(postmaster)
     }
 
     fn signal(&self, signal: c_int) {
@@ -74,6 +72,22 @@ impl Postmaster {
         while !self.has_ended() {
             clock.sleep(TICK).await;
         }
+    }
+}
+
+/// Whether a process is the postmaster of a data directory: it works in it.
+fn is_of(pid: pid_t, data_dir: &Path) -> io::Result<bool> {
+    let process = Path::new("/proc").join(pid.to_string());
+    match fs::read_link(process.join("cwd")) {
+        Ok(works_in) => Ok(works_in == fs::canonicalize(data_dir)?),
+        // Root of a container may not look at processes of others (CAP_SYS_PTRACE): what everybody
+        // can see has to do.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let name = fs::read_to_string(process.join("comm"))?;
+            let owner = |path: &Path| fs::metadata(path).map(|found| found.uid());
+            Ok(name.trim_end() == "postgres" && owner(&process)? == owner(data_dir)?)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -131,4 +145,89 @@ pub(super) async fn end<C: Clock>(data_dir: &Path, mut hurry: Stop, clock: &C) -
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use holdfast_io::real::{RealClock, block_on};
+    use std::os::unix::process::ExitStatusExt;
+    use std::path::PathBuf;
+    use std::process::{Child, Command};
+
+    /// A process in a data directory, with its number in the file, once it listens to signals.
+    struct Fake {
+        folder: PathBuf,
+        child: Child,
+    }
+
+    impl Fake {
+        fn start(name: &str, traps: &str) -> Fake {
+            let folder = format!("holdfast-postmaster-{name}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            let script = format!("{traps}; echo $$ > ready; while :; do sleep 0.01; done");
+            let mut command = Command::new("/bin/sh");
+            let child = command
+                .args(["-c", &script])
+                .current_dir(&folder)
+                .spawn()
+                .unwrap();
+            let began = std::time::Instant::now();
+            while fs::read_to_string(folder.join("ready"))
+                .unwrap_or_default()
+                .is_empty()
+            {
+                assert!(
+                    began.elapsed() < Duration::from_secs(30),
+                    "it has not begun"
+                );
+                std::thread::yield_now();
+            }
+            let text = format!("{}\n{}\n", child.id(), folder.display());
+            fs::write(folder.join("postmaster.pid"), text).unwrap();
+            Fake { folder, child }
+        }
+
+        /// End it; how it ended, by code or signal.
+        fn end(mut self, hurry: bool) -> (Option<i32>, Option<i32>) {
+            let (_switch, stop) = tokio::sync::watch::channel(hurry);
+            assert!(block_on(end(&self.folder, stop.into(), &RealClock)).unwrap());
+            let status = self.child.wait().unwrap();
+            fs::remove_dir_all(&self.folder).unwrap();
+            (status.code(), status.signal())
+        }
+    }
+
+    #[test]
+    fn a_server_has_time_for_a_clean_end() {
+        let fake = Fake::start("fast", "trap 'sleep 0.1; exit 7' INT");
+        assert_eq!(fake.end(false), (Some(7), None));
+    }
+
+    #[test]
+    fn a_server_in_a_hurry_ends_at_once_or_is_killed() {
+        let fake = Fake::start("hurry", "trap 'exit 8' QUIT");
+        assert_eq!(fake.end(true), (Some(8), None));
+        let fake = Fake::start("stuck", "trap '' QUIT");
+        assert_eq!(fake.end(true), (None, Some(libc::SIGKILL)));
+    }
+
+    #[test]
+    fn a_number_that_another_process_has_by_now_is_left_alone() {
+        let fake = Fake::start("stale", "true");
+        let other = fake.folder.join("other");
+        fs::create_dir(&other).unwrap();
+        fs::copy(
+            fake.folder.join("postmaster.pid"),
+            other.join("postmaster.pid"),
+        )
+        .unwrap();
+        assert!(Postmaster::of(&other).is_none());
+        assert!(Postmaster::of(&fake.folder).is_some());
+        fs::write(other.join("postmaster.pid"), "-5\n").unwrap();
+        assert!(Postmaster::of(&other).is_none());
+        fake.end(true);
+    }
 }

@@ -101,7 +101,7 @@ impl<B> Running<B> {
         let wanted = watch::Sender::new(Wanted::new(services));
         let watcher = database
             .as_ref()
-            .map(|database| database.follow(&shared, &wanted));
+            .and_then(|database| database.follow(&shared, &wanted));
         let registration = options
             .consul
             .as_ref()

@@ -1,6 +1,10 @@
 //! What all tests with real processes need.
 
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+pub mod database;
+pub mod sidecar;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +15,7 @@ use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::real::RealClock;
 
 /// Longest time that anything here may take: a bound, never a measure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 static ONE: Mutex<()> = Mutex::new(());

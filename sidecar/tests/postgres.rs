@@ -1,0 +1,349 @@
+//! A worker with a database: Patroni as a child, roles, and endpoints.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use common::database::{self, Kv, PASSWORD, PRIMARY, REPLICAS, SERVER, Says};
+use common::sidecar::{Known, Sidecar, is_ready, options, state_of};
+use common::{Folder, alone, consul_program, exists, root, until};
+use holdfast_io::clock::timeout;
+use holdfast_io::net::{Listener, Net};
+use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
+use holdfast_io::spawn::{Spawn, Task};
+use holdfast_postgres::{PostgresStatus, Role};
+use holdfast_sidecar::{Ask, Consul, Options, SidecarStatus, consul_agent};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A role is a tag within so long (docs/postgres.md).
+const ROLE_LIMIT: Duration = Duration::from_secs(1);
+
+fn with_database(folder: &Folder, kv: Option<&Kv>) -> Options<Known> {
+    let mut options = options(folder);
+    options.bootstrap = Known(Some(database::postgres(database::settings(folder), kv)));
+    options.run_dir = folder.file("run");
+    std::fs::create_dir_all(&options.run_dir).unwrap();
+    options
+}
+
+fn of(status: &SidecarStatus) -> PostgresStatus {
+    status.postgres.clone().unwrap_or_default()
+}
+
+fn says(role: &'static str) -> Says {
+    Rc::new(RefCell::new(Some(role)))
+}
+
+/// Echoes, in the place of PostgreSQL, until it is dropped.
+async fn fake_server() -> Task {
+    let listener = RealNet.listen(SERVER.parse().unwrap()).await.unwrap();
+    RealSpawn.spawn("server", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let echo = async move {
+                let (mut from, mut to) = tokio::io::split(&mut stream);
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            };
+            RealSpawn.spawn("echo", echo).detach();
+        }
+    })
+}
+
+#[test]
+fn patroni_is_refused_by_name_and_started_when_that_is_mended() {
+    let _one = alone();
+    let folder = Folder::new("pg-refused");
+    block_on(async {
+        let kv = Kv::start().await;
+        database::fake_programs(&folder, "12.22");
+        let options = with_database(&folder, Some(&kv));
+        let _rest = database::fake_rest(says("replica")).await;
+        let sidecar = Sidecar::start(options);
+        let is_refused = |status: &SidecarStatus| {
+            let mut why = status.not_ready.iter();
+            why.any(|why| why.contains("patroni is backoff") && why.contains("PostgreSQL 13"))
+        };
+        sidecar.until("it says what is too old", is_refused).await;
+        database::fake_programs(&folder, "15.18");
+        let status = sidecar.until("it goes on by itself", is_ready).await;
+        let patroni = status.children.iter().find(|child| child.name == "patroni");
+        assert_eq!(patroni.unwrap().problem, None);
+        assert_eq!(state_of(&status, "endpoints"), "ready");
+        let yaml = folder.file("run/patroni.yml");
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&yaml).unwrap());
+        assert_eq!(mode & 0o7777, 0o600);
+        assert!(
+            folder
+                .text("run/patroni.yml")
+                .contains("worker-3-instance-1")
+        );
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn patroni_has_an_environment_that_says_nothing_of_patroni_and_libpq() {
+    let _one = alone();
+    let folder = Folder::new("pg-env");
+    // SAFETY: tests that use the environment run one at a time.
+    unsafe { std::env::set_var("PATRONI_SCOPE", "another") };
+    // SAFETY: as above.
+    unsafe { std::env::set_var("PGHOST", "elsewhere") };
+    block_on(async {
+        let kv = Kv::start().await;
+        database::fake_programs(&folder, "15.18");
+        let _rest = database::fake_rest(says("primary")).await;
+        let sidecar = Sidecar::start(with_database(&folder, Some(&kv)));
+        sidecar.until("ready", is_ready).await;
+        let own = "run/postgres/environment";
+        until("its environment", || folder.text(own).contains("PATH=")).await;
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+        let found = folder.text(own);
+        assert!(
+            !found.contains("PATRONI_SCOPE") && !found.contains("PGHOST"),
+            "{found}"
+        );
+        assert!(!found.contains(PASSWORD), "{found}");
+        let bin = folder.file("bin").display().to_string();
+        assert!(found.contains(&format!("PATH={bin}:")), "{found}");
+    })
+    .unwrap();
+    // SAFETY: as above.
+    unsafe { std::env::remove_var("PATRONI_SCOPE") };
+    // SAFETY: as above.
+    unsafe { std::env::remove_var("PGHOST") };
+}
+
+#[test]
+fn sessions_of_the_primarys_endpoint_end_with_its_role() {
+    let _one = alone();
+    let folder = Folder::new("pg-endpoint");
+    block_on(async {
+        let kv = Kv::start().await;
+        database::fake_programs(&folder, "15.18");
+        let role = says("primary");
+        let _rest = database::fake_rest(role.clone()).await;
+        let _server = fake_server().await;
+        let sidecar = Sidecar::start(with_database(&folder, Some(&kv)));
+        let leads = |status: &SidecarStatus| {
+            let mut endpoints = of(status).endpoints.into_iter();
+            endpoints.any(|one| one.name == "primary" && one.leads_to == ["worker-3"])
+        };
+        let status = sidecar.until("the endpoint leads to it", leads).await;
+        assert_eq!(of(&status).scope, "north");
+        let mut stream = RealNet
+            .connect(None, PRIMARY.parse().unwrap())
+            .await
+            .unwrap();
+        stream.write_all(b"ping").await.unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"ping");
+        role.replace(Some("replica"));
+        let ended = timeout(&RealClock, ROLE_LIMIT, stream.read(&mut answer)).await;
+        assert!(!matches!(ended.unwrap(), Ok(1..)), "it ends");
+        let mut stream = RealNet
+            .connect(None, REPLICAS.parse().unwrap())
+            .await
+            .unwrap();
+        stream.write_all(b"pong").await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"pong");
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_role_is_a_tag_in_the_catalogue_within_a_second() {
+    let Some(program) = consul_program() else {
+        return;
+    };
+    if std::net::TcpListener::bind(consul_agent::HTTP).is_err() {
+        eprintln!("left out: another process has {}", consul_agent::HTTP);
+        return;
+    }
+    let _one = alone();
+    let folder = Folder::new("pg-tags");
+    block_on(async {
+        database::fake_programs(&folder, "15.18");
+        let role = says("replica");
+        let _rest = database::fake_rest(role.clone()).await;
+        let mut options = with_database(&folder, None);
+        // One peer, so that the lone agent is a server that elects itself.
+        options.peers.truncate(1);
+        options.consul = Some(Consul {
+            program,
+            raft_multiplier: 1,
+            server_role: "worker".to_owned(),
+            ..Consul::default()
+        });
+        let sidecar = Sidecar::start(options);
+        sidecar.until("ready", is_ready).await;
+        for (word, expected) in [("replica", Role::Replica), ("primary", Role::Primary)] {
+            let told = Instant::now();
+            role.replace(Some(word));
+            let is_tag = |status: &SidecarStatus| {
+                let mut services = status.services.iter();
+                services.any(|one| one.name == "postgres" && one.registered && one.tags == [word])
+            };
+            let status = sidecar.until("the tag", is_tag).await;
+            eprintln!("{word} is a tag after {:?}", told.elapsed());
+            if word == "primary" {
+                assert!(told.elapsed() < ROLE_LIMIT, "{:?}", told.elapsed());
+            }
+            assert_eq!(of(&status).role, expected);
+        }
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// PostgreSQL's and Patroni's real programs, where they are.
+fn real_programs() -> Option<(PathBuf, PathBuf)> {
+    let opt = std::env::var_os("HOLDFAST_OPT").unwrap_or_else(|| "/opt/holdfast".into());
+    let patroni = PathBuf::from(opt).join("bin/patroni");
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .collect();
+    versions.sort();
+    let bin = versions.pop().filter(|_| patroni.exists());
+    if bin.is_none() {
+        eprintln!("left out: no PostgreSQL or Patroni: run deploy/setup.sh");
+    }
+    Some((bin?, patroni))
+}
+
+fn postmaster(folder: &Folder) -> Option<i32> {
+    folder
+        .text("data/postmaster.pid")
+        .lines()
+        .next()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// One statement through an endpoint; what it says, or why it does not.
+async fn psql(bin: &std::path::Path, folder: &Folder, at: &str, statement: &str) -> String {
+    let (host, port) = at.split_once(':').unwrap();
+    let ca = folder.file("run/ca.pem");
+    let dsn = format!(
+        "host={host} port={port} user=postgres dbname=postgres connect_timeout=5 \
+         sslmode=verify-full sslrootcert={}",
+        ca.display()
+    );
+    let out = folder.file("psql.out");
+    let file = std::fs::File::create(&out).unwrap();
+    let mut command = Command::new(bin.join("psql"));
+    command
+        .args(["-X", "-A", "-t", "-c", statement, &dsn])
+        .env("PGPASSWORD", PASSWORD)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().unwrap())
+        .stderr(file);
+    // This thread serves the endpoint. The reaper may take the status: what is said is what counts.
+    let running = std::thread::spawn(move || drop(command.status()));
+    until("psql has ended", || running.is_finished()).await;
+    folder.text("psql.out").trim().to_owned()
+}
+
+#[test]
+fn a_real_database_is_made_adopted_after_a_crash_of_patroni_and_shut_down_cleanly() {
+    let Some((bin, patroni)) = root().then(real_programs).flatten() else {
+        return;
+    };
+    let _one = alone();
+    let folder = Folder::new("pg-real");
+    block_on(async {
+        let kv = Kv::start().await;
+        let mut settings = database::settings(&folder);
+        settings.bin_dir = bin.clone();
+        settings.patroni = patroni;
+        settings.user = "postgres".to_owned();
+        let mut options = with_database(&folder, None);
+        options.bootstrap = Known(Some(database::postgres(settings, Some(&kv))));
+        let began = Instant::now();
+        let sidecar = Sidecar::start(options);
+        let leads = |status: &SidecarStatus| {
+            let mut endpoints = of(status).endpoints.into_iter();
+            is_ready(status) && endpoints.any(|one| one.leads_to == ["worker-3"])
+        };
+        let status = sidecar.until("a primary", leads).await;
+        eprintln!("a primary, from nothing, after {:?}", began.elapsed());
+        assert_eq!(of(&status).role, Role::Primary);
+        let made = psql(&bin, &folder, PRIMARY, "create table t as select 1 as n").await;
+        assert_eq!(made, "SELECT 1");
+
+        let before = postmaster(&folder).unwrap();
+        let pid = |status: &SidecarStatus| {
+            let mut children = status.children.iter();
+            children
+                .find(|child| child.name == "patroni")
+                .and_then(|child| child.pid)
+        };
+        let old = pid(&status).unwrap();
+        let killed = Instant::now();
+        // SAFETY: two integers: the Patroni that this test has started.
+        unsafe { libc::kill(i32::try_from(old).unwrap(), libc::SIGKILL) };
+        let is_back =
+            |status: &SidecarStatus| is_ready(status) && pid(status).is_some_and(|new| new != old);
+        sidecar.until("Patroni is back", is_back).await;
+        eprintln!("Patroni is back after {:?}", killed.elapsed());
+        assert_eq!(postmaster(&folder), Some(before), "the same server");
+        sidecar.until("it leads again", leads).await;
+        assert_eq!(psql(&bin, &folder, PRIMARY, "select n from t").await, "1");
+
+        let stopping = Instant::now();
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+        eprintln!("ended after {:?}", stopping.elapsed());
+        assert!(!exists(before), "no PostgreSQL is left");
+        assert_eq!(postmaster(&folder), None);
+        let mut control = Command::new(bin.join("pg_controldata"));
+        let said = control.arg(folder.file("data")).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("shut down\n"), "{said}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_server_that_patroni_has_left_behind_ends_with_the_sidecar() {
+    let Some((bin, patroni)) = root().then(real_programs).flatten() else {
+        return;
+    };
+    let _one = alone();
+    let folder = Folder::new("pg-left");
+    block_on(async {
+        let kv = Kv::start().await;
+        let mut settings = database::settings(&folder);
+        settings.bin_dir = bin;
+        settings.patroni = patroni;
+        settings.user = "postgres".to_owned();
+        let mut options = with_database(&folder, None);
+        options.bootstrap = Known(Some(database::postgres(settings, Some(&kv))));
+        let sidecar = Sidecar::start(options);
+        let leads = |status: &SidecarStatus| is_ready(status) && of(status).role == Role::Primary;
+        sidecar.until("a primary", leads).await;
+        let server = postmaster(&folder).unwrap();
+        sidecar.ask(Ask::Stop).await;
+        // Asked again: Patroni is killed before it has done anything.
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+        assert!(!exists(server), "no PostgreSQL is left");
+    })
+    .unwrap();
+}
