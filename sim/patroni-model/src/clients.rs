@@ -70,7 +70,11 @@ impl Clients {
             worker,
             number: u32::try_from(number).unwrap_or(u32::MAX),
             register,
-            every: if register { every * cal::REGISTER_PAUSE } else { every },
+            every: if register {
+                every * cal::REGISTER_PAUSE
+            } else {
+                every
+            },
             serial: 0,
             step: 0,
             connection: None,
@@ -79,7 +83,9 @@ impl Clients {
         };
         let mut list = Vec::new();
         for worker in 0..workers {
-            list.extend((0..writers).map(|writer| client(worker, worker * writers + writer, false)));
+            list.extend(
+                (0..writers).map(|writer| client(worker, worker * writers + writer, false)),
+            );
             list.push(client(worker, REGISTER_FIRST as usize + worker, true));
         }
         Self {
@@ -97,9 +103,11 @@ impl Clients {
         (self.list[client].number, serial - 1)
     }
 
-    /// What its current statement does: the register is written and read in turn.
-    pub(crate) fn statement(&self, client: usize) -> Statement {
-        let Client { register, serial, number, .. } = &self.list[client];
+    /// What a statement does, also one that comes late: the register is written and read in turn.
+    pub(crate) fn statement(&self, client: usize, serial: u32) -> Statement {
+        let Client {
+            register, number, ..
+        } = &self.list[client];
         match (register, serial % 2) {
             (false, _) => Statement::Row,
             (true, 1) => {
@@ -111,7 +119,11 @@ impl Clients {
 
     pub(crate) fn has_read(&mut self, client: usize, serial: u32, value: Option<u64>) {
         let client = &mut self.list[client];
-        if let Some(operation) = client.operation.as_mut().filter(|_| client.serial == serial) {
+        if let Some(operation) = client
+            .operation
+            .as_mut()
+            .filter(|_| client.serial == serial)
+        {
             operation.read = value.or(Some(0)); // what is there before anybody writes
         }
     }
@@ -148,7 +160,13 @@ impl World {
             });
             if client.connection.is_none() {
                 let serial = client.serial;
-                self.agenda.after(cal::CONNECT_WITHIN, Event::Deadline { client: index, serial });
+                self.agenda.after(
+                    cal::CONNECT_WITHIN,
+                    Event::Deadline {
+                        client: index,
+                        serial,
+                    },
+                );
             }
         }
         self.go_on(index);
@@ -157,7 +175,10 @@ impl World {
     /// The next thing that a client's operation needs.
     fn go_on(&mut self, index: usize) {
         let client = &self.clients.list[index];
-        if client.operation.is_none_or(|operation| operation.sent.is_some()) {
+        if client
+            .operation
+            .is_none_or(|operation| operation.sent.is_some())
+        {
             return;
         }
         let worker = client.worker;
@@ -192,7 +213,11 @@ impl World {
         self.clients.list[index].connecting = None;
         let pg = &self.pg[member];
         if !pg.accepts() {
-            self.ends(index, Outcome::Failed, "the database system is not accepting connections");
+            self.ends(
+                index,
+                Outcome::Failed,
+                "the database system is not accepting connections",
+            );
             return;
         }
         let connection = Connection {
@@ -205,7 +230,11 @@ impl World {
     }
 
     fn send(&mut self, index: usize, connection: Connection) {
-        let Connection { member, postmaster, timeline } = connection;
+        let Connection {
+            member,
+            postmaster,
+            timeline,
+        } = connection;
         let due = self.agenda.now + self.settings.deadline;
         let client = &mut self.clients.list[index];
         let (worker, serial) = (client.worker, client.serial);
@@ -213,8 +242,19 @@ impl World {
             operation.sent = Some((member, timeline));
             operation.due = due;
         }
-        self.agenda.at(due, Event::Deadline { client: index, serial });
-        let statement = Event::Statement { client: index, serial, member, postmaster };
+        self.agenda.at(
+            due,
+            Event::Deadline {
+                client: index,
+                serial,
+            },
+        );
+        let statement = Event::Statement {
+            client: index,
+            serial,
+            member,
+            postmaster,
+        };
         if self.hosts[worker].frozen {
             self.agenda.hold(worker, statement);
         } else if self.reach(worker, member) {
@@ -258,7 +298,8 @@ impl World {
     /// The server says that it did not wait to the end.
     pub(crate) fn cancelled(&mut self, index: usize, serial: u32) {
         if self.clients.list[index].serial == serial {
-            let why = "01000 WARNING: canceling wait for synchronous replication due to user request";
+            let why =
+                "01000 WARNING: canceling wait for synchronous replication due to user request";
             self.ends(index, Outcome::Unknown, why);
         }
     }
@@ -283,13 +324,18 @@ impl World {
             return;
         };
         let due = (operation.asked + client.every).saturating_sub(self.agenda.now);
-        let pause = if client.connection.is_some() { 0 } else { cal::CLIENT_AGAIN };
+        let pause = if client.connection.is_some() {
+            0
+        } else {
+            cal::CLIENT_AGAIN
+        };
         self.record(index, outcome, Some(error));
         self.next_step(index, due.max(pause));
     }
 
     fn record(&mut self, index: usize, outcome: Outcome, error: Option<&'static str>) {
-        let statement = self.clients.statement(index);
+        let serial = self.clients.list[index].serial;
+        let statement = self.clients.statement(index, serial);
         let client = &mut self.clients.list[index];
         client.connecting = None;
         let Some(operation) = client.operation.take() else {
@@ -319,7 +365,10 @@ impl World {
     fn broken(&mut self, index: usize, why: &'static str) {
         let client = &mut self.clients.list[index];
         client.connection = None;
-        if client.operation.is_some_and(|operation| operation.sent.is_some()) {
+        if client
+            .operation
+            .is_some_and(|operation| operation.sent.is_some())
+        {
             self.ends(index, Outcome::Unknown, why);
         }
     }
@@ -344,7 +393,9 @@ impl World {
     pub(crate) fn server_closed(&mut self, member: usize, why: &'static str) {
         for index in 0..self.clients.list.len() {
             let client = &self.clients.list[index];
-            let there = client.connection.is_some_and(|connection| connection.member == member);
+            let there = client
+                .connection
+                .is_some_and(|connection| connection.member == member);
             let heard = self.reach(member, client.worker) && !self.hosts[client.worker].frozen;
             if there && heard {
                 self.broken(index, why);
@@ -360,8 +411,13 @@ impl World {
             if client.worker != endpoint {
                 continue;
             }
-            let stale = client.connecting.is_none_or(|member| Some(member) == before);
-            if client.connection.is_some_and(|connection| Some(connection.member) != led) {
+            let stale = client
+                .connecting
+                .is_none_or(|member| Some(member) == before);
+            if client
+                .connection
+                .is_some_and(|connection| Some(connection.member) != led)
+            {
                 self.broken(index, "the endpoint closed the connection");
             } else if client.connection.is_none() && stale {
                 client.connecting = None;

@@ -53,7 +53,11 @@ impl Spread {
 
     pub(crate) const fn us(least: u64, typical: u64, most: u64) -> Self {
         assert!(least <= typical && typical <= most);
-        Self { least, typical, most }
+        Self {
+            least,
+            typical,
+            most,
+        }
     }
 
     /// The mean of two uniform draws, bent so that half of all are below `typical`.

@@ -38,9 +38,9 @@ impl Endpoint {
     fn choose(&self) -> Option<usize> {
         let all = self.members.iter().enumerate();
         let up = all.filter_map(|(member, checks)| Some((checks.up?, member)));
-        let best = up.filter(|(timeline, _)| *timeline >= self.timeline).max_by_key(|(timeline, member)| {
-            (*timeline, self.led == Some(*member))
-        });
+        let best = up
+            .filter(|(timeline, _)| *timeline >= self.timeline)
+            .max_by_key(|(timeline, member)| (*timeline, self.led == Some(*member)));
         best.map(|(_, member)| member)
     }
 }
@@ -61,8 +61,18 @@ impl World {
             return;
         }
         let (wait, leads) = self.ask_leads(endpoint, member);
-        self.agenda.after(wait, Event::Checked { endpoint, member, leads });
-        self.agenda.after(cal::CHECK_EVERY.max(wait), Event::Check { endpoint, member });
+        self.agenda.after(
+            wait,
+            Event::Checked {
+                endpoint,
+                member,
+                leads,
+            },
+        );
+        self.agenda.after(
+            cal::CHECK_EVERY.max(wait),
+            Event::Check { endpoint, member },
+        );
     }
 
     /// How long the answer to `GET /primary` takes, and with which timeline it leads.
@@ -85,7 +95,8 @@ impl World {
 
     /// What a member's Patroni answers to `GET /primary`.
     fn leads(&self, member: usize) -> Option<u32> {
-        let leads = self.patroni[member].leader_until > self.agenda.now && self.pg[member].primary();
+        let leads =
+            self.patroni[member].leader_until > self.agenda.now && self.pg[member].primary();
         leads.then(|| self.wal.timeline(self.pg[member].branch))
     }
 
@@ -96,7 +107,12 @@ impl World {
         let old = member == self.seen.leader;
         let checks = &mut self.endpoints[endpoint].members[member];
         match leads {
-            Some(timeline) => *checks = Checks { up: Some(timeline), bad: 0 },
+            Some(timeline) => {
+                *checks = Checks {
+                    up: Some(timeline),
+                    bad: 0,
+                }
+            }
             None => {
                 checks.bad = checks.bad.saturating_add(1);
                 if checks.bad == 1 && checks.up.is_some() && old {

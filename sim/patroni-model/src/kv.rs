@@ -165,7 +165,13 @@ impl World {
         };
         session.renewal += 1;
         let renewal = session.renewal;
-        self.agenda.after(wait, Event::SessionEnds { session: id, renewal });
+        self.agenda.after(
+            wait,
+            Event::SessionEnds {
+                session: id,
+                renewal,
+            },
+        );
         true
     }
 
@@ -197,12 +203,20 @@ impl World {
         if !self.kv.sessions.contains_key(&session) {
             return None;
         }
-        let held = self.kv.keys.leader.is_some_and(|leader| leader.session != session);
+        let held = self
+            .kv
+            .keys
+            .leader
+            .is_some_and(|leader| leader.session != session);
         if held || self.agenda.now < self.kv.locked_until {
             return Some(false);
         }
         let version = self.kv.next_index();
-        self.kv.keys.leader = Some(LeaderKey { who, session, version });
+        self.kv.keys.leader = Some(LeaderKey {
+            who,
+            session,
+            version,
+        });
         self.key_taken(who);
         self.agenda.poke();
         Some(true)
@@ -210,7 +224,12 @@ impl World {
 
     /// Deletes the leader's key by compare-and-set.
     pub(crate) fn release_leader(&mut self, version: u64) -> bool {
-        let Some(leader) = self.kv.keys.leader.filter(|leader| leader.version == version) else {
+        let Some(leader) = self
+            .kv
+            .keys
+            .leader
+            .filter(|leader| leader.version == version)
+        else {
             return false;
         };
         self.leader_key_gone(leader.who, "the leader released its key");
@@ -239,7 +258,8 @@ impl World {
         let sessions: Vec<u32> = self.kv.sessions.iter().filter_map(of_member).collect();
         for session in sessions {
             let renewal = u32::MAX; // not a renewal's, so that none outlives it
-            self.agenda.after(wait, Event::SessionEnds { session, renewal });
+            self.agenda
+                .after(wait, Event::SessionEnds { session, renewal });
             if let Some(entry) = self.kv.sessions.get_mut(&session) {
                 entry.renewal = renewal;
             }
@@ -268,7 +288,8 @@ impl World {
             return;
         }
         self.kv.led = true;
-        let renewed = |(id, session): (&u32, &Session)| (session.renewal != u32::MAX).then_some(*id);
+        let renewed =
+            |(id, session): (&u32, &Session)| (session.renewal != u32::MAX).then_some(*id);
         let sessions: Vec<u32> = self.kv.sessions.iter().filter_map(renewed).collect();
         for session in sessions {
             self.session_renew(session);

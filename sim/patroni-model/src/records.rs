@@ -35,7 +35,9 @@ pub(crate) struct Record {
 impl Record {
     /// By whom, and on which timeline, it was acknowledged.
     pub(crate) fn acknowledged_by(&self) -> Option<(usize, u32)> {
-        let (member, timeline) = self.server.filter(|_| self.outcome == Outcome::Acknowledged)?;
+        let (member, timeline) = self
+            .server
+            .filter(|_| self.outcome == Outcome::Acknowledged)?;
         Some((member, timeline?))
     }
 

@@ -47,15 +47,30 @@ pub(crate) enum Event {
     /// An endpoint asks a member.
     Check { endpoint: usize, member: usize },
     /// What came of it.
-    Checked { endpoint: usize, member: usize, leads: Option<u32> },
+    Checked {
+        endpoint: usize,
+        member: usize,
+        leads: Option<u32>,
+    },
     /// A client's next step is due.
     Client { client: usize, step: u32 },
     /// A client's time for its operation is over.
     Deadline { client: usize, serial: u32 },
     /// A statement reaches PostgreSQL.
-    Statement { client: usize, serial: u32, member: usize, postmaster: u32 },
+    Statement {
+        client: usize,
+        serial: u32,
+        member: usize,
+        postmaster: u32,
+    },
     /// A commit has been heard of by those that it waits for.
-    Commit { client: usize, serial: u32, member: usize, postmaster: u32, lsn: u64 },
+    Commit {
+        client: usize,
+        serial: u32,
+        member: usize,
+        postmaster: u32,
+        lsn: u64,
+    },
     /// A client is answered.
     Answer { client: usize, serial: u32 },
 }
@@ -83,7 +98,8 @@ struct Task {
 impl Agenda {
     pub(crate) fn at(&mut self, at: At, event: Event) {
         self.serial += 1;
-        self.due.push(Reverse((at.max(self.now), self.serial, event)));
+        self.due
+            .push(Reverse((at.max(self.now), self.serial, event)));
     }
 
     pub(crate) fn after(&mut self, wait: At, event: Event) {
@@ -147,7 +163,9 @@ pub(crate) fn run(shared: &Shared) {
             (event, None) => world.handle(event),
         }
     }
-    shared.borrow_mut().note("the model gave up: too many events".to_owned());
+    shared
+        .borrow_mut()
+        .note("the model gave up: too many events".to_owned());
 }
 
 fn next_ready(shared: &Shared) -> Option<TaskId> {

@@ -114,16 +114,33 @@ impl World {
             Event::Started { member, postmaster } => self.pg_started(member, postmaster),
             Event::Promoted { member, postmaster } => self.pg_promoted(member, postmaster),
             Event::Receive { member, attempt } => self.receive(member, attempt),
-            Event::ReplicationPatience { member, stream } => self.replication_patience(member, stream),
+            Event::ReplicationPatience { member, stream } => {
+                self.replication_patience(member, stream)
+            }
             Event::Release { member } => self.release(member),
             Event::Check { endpoint, member } => self.check(endpoint, member),
-            Event::Checked { endpoint, member, leads } => self.checked(endpoint, member, leads),
+            Event::Checked {
+                endpoint,
+                member,
+                leads,
+            } => self.checked(endpoint, member, leads),
             Event::Client { client, step } => self.client_step(client, step),
             Event::Deadline { client, serial } => self.deadline(client, serial),
-            Event::Statement { client, serial, member, postmaster } => {
+            Event::Statement {
+                client,
+                serial,
+                member,
+                postmaster,
+            } => {
                 self.statement(client, serial, member, postmaster);
             }
-            Event::Commit { client, serial, member, postmaster, lsn } => {
+            Event::Commit {
+                client,
+                serial,
+                member,
+                postmaster,
+                lsn,
+            } => {
                 self.commit(client, serial, member, postmaster, lsn);
             }
             Event::Answer { client, serial } => self.answered(client, serial),
@@ -210,7 +227,10 @@ impl World {
             Transport::Loopback => cal::BACKUP_LOOPBACK_BYTES_PER_S,
         };
         let lines = [one, other].map(|member| self.hosts[member].shape.bytes_per_s);
-        let lines = lines.into_iter().flatten().map(|rate| rate * cal::LINE_GOODPUT_PERCENT / 100);
+        let lines = lines
+            .into_iter()
+            .flatten()
+            .map(|rate| rate * cal::LINE_GOODPUT_PERCENT / 100);
         lines.min().unwrap_or(most).min(most).max(1)
     }
 
@@ -244,7 +264,11 @@ impl World {
 
     /// A client was answered by a member.
     pub(crate) fn acknowledged(&mut self, member: usize, asked: At) {
-        let Some(fault) = self.seen.fault.filter(|_| self.seen.first_acknowledged.is_none()) else {
+        let Some(fault) = self
+            .seen
+            .fault
+            .filter(|_| self.seen.first_acknowledged.is_none())
+        else {
             return;
         };
         let elsewhere = !self.seen.moves || member != self.seen.leader;

@@ -18,7 +18,11 @@ pub(crate) async fn strike(shared: &Shared, blow: &Blow, seed: u64) {
     shared.borrow_mut().seen.struck.extend(struck);
     let member = struck.unwrap_or(shared.borrow().seen.leader);
     match blow {
-        Blow::Kill { what, with_kv_leader, .. } => kill(shared, member, *what, *with_kv_leader),
+        Blow::Kill {
+            what,
+            with_kv_leader,
+            ..
+        } => kill(shared, member, *what, *with_kv_leader),
         Blow::Freeze { with_line, .. } => {
             let mut world = shared.borrow_mut();
             world.fault();
@@ -111,11 +115,17 @@ fn switchover(shared: &Shared, leader: usize) {
 /// Mends what the blow broke.
 pub(crate) async fn heal(shared: &Shared, blow: &Blow) {
     let struck = shared.borrow().seen.struck.clone();
-    shared.borrow_mut().mark(Point::Healed, struck.first().copied(), "the drill");
+    shared
+        .borrow_mut()
+        .mark(Point::Healed, struck.first().copied(), "the drill");
     shared.borrow_mut().seen.cancelling = false;
     for member in struck {
         match blow {
-            Blow::Kill { what, with_kv_leader, .. } => {
+            Blow::Kill {
+                what,
+                with_kv_leader,
+                ..
+            } => {
                 if *with_kv_leader {
                     shared.borrow_mut().kv_heals();
                 }

@@ -112,7 +112,9 @@ pub(crate) fn cancel_waits(shared: &Shared) {
     world.fault();
     world.seen.cancelling = true;
     let leader = world.seen.leader;
-    let replicas: Vec<usize> = (0..world.settings.members).filter(|m| *m != leader).collect();
+    let replicas: Vec<usize> = (0..world.settings.members)
+        .filter(|m| *m != leader)
+        .collect();
     for member in &replicas {
         world.freeze(*member, true);
     }
@@ -137,7 +139,9 @@ pub(crate) async fn force_failover(shared: &Shared, seed: u64) {
     };
     let out = move |world: &mut World| {
         let leader = world.kv.keys.leader?.who;
-        let named = world.pg[leader].names.is_some_and(|n| n.set & crate::kv::bit(candidate) != 0);
+        let named = world.pg[leader]
+            .names
+            .is_some_and(|n| n.set & crate::kv::bit(candidate) != 0);
         (!named && !world.kv.keys.sync.matches(candidate, false)).then_some(())
     };
     let mut waited = 0;
@@ -145,7 +149,9 @@ pub(crate) async fn force_failover(shared: &Shared, seed: u64) {
         sleep(shared, LOOKS).await;
         waited += LOOKS;
         if waited > bound {
-            shared.borrow_mut().note("commits still wait for it".to_owned());
+            shared
+                .borrow_mut()
+                .note("commits still wait for it".to_owned());
             break;
         }
     }
@@ -156,7 +162,9 @@ pub(crate) async fn force_failover(shared: &Shared, seed: u64) {
             return;
         }
     }
-    shared.borrow_mut().note("no failover could be forced".to_owned());
+    shared
+        .borrow_mut()
+        .note("no failover could be forced".to_owned());
 }
 
 /// Asks the leader for it; whether it began.
@@ -172,7 +180,11 @@ async fn force(shared: &Shared, candidate: usize) -> bool {
         world.agenda.poke();
     }
     let taken = |world: &mut World| {
-        let gone = !world.kv.keys.leader.is_some_and(|leader| leader.who == world.seen.leader);
+        let gone = !world
+            .kv
+            .keys
+            .leader
+            .is_some_and(|leader| leader.who == world.seen.leader);
         let refused = world.kv.keys.failover.is_none();
         (gone || refused).then_some(gone)
     };

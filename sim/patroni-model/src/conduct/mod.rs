@@ -96,14 +96,20 @@ impl World {
         self.mark(Point::Fault, None, "the drill");
     }
 
-    /// Every member is there, as leader or streaming replica.
+    /// Every member is there, as leader or streaming replica, and as many are synchronous as should
+    /// be.
     pub(crate) fn whole(&mut self) -> bool {
         let Some(leader) = self.kv.keys.leader.map(|leader| leader.who) else {
             return false;
         };
         let sync = self.kv.keys.sync;
-        let synchronous = self.settings.synchronous == Synchronous::Off
-            || sync.leader == Some(leader) && sync.voters != 0;
+        let wanted = match self.settings.synchronous {
+            Synchronous::Off => 0,
+            Synchronous::On => 1,
+            Synchronous::Quorum => self.settings.members - 1,
+        };
+        let standbys = (sync.voters & !bit(leader)).count_ones() as usize;
+        let synchronous = wanted == 0 || sync.leader == Some(leader) && standbys >= wanted;
         let leads = self.pg[leader].primary()
             && self.patroni[leader].leader_until > self.agenda.now
             && !self.kv.keys.paused;
@@ -132,7 +138,10 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
     run(shared);
     let mut world = shared.borrow_mut();
     let found = world.found();
-    let leader_after = found.as_ref().and(world.kv.keys.leader).map(|leader| leader.who);
+    let leader_after = found
+        .as_ref()
+        .and(world.kv.keys.leader)
+        .map(|leader| leader.who);
     let last = leader_after.map_or(1, |leader| world.wal.timeline(world.pg[leader].branch));
     let seen = std::mem::take(&mut world.seen);
     let mut marks = seen.marks;
@@ -142,12 +151,20 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
         seed,
         phase: seen.phase,
         leader: World::name(seen.leader),
-        struck: seen.struck.iter().map(|member| World::name(*member)).collect(),
+        struck: seen
+            .struck
+            .iter()
+            .map(|member| World::name(*member))
+            .collect(),
         leader_after: leader_after.map(World::name),
         timelines: (1, u64::from(last)),
         marks: marks.into_iter().map(|(_, mark)| mark).collect(),
         history: world.clients.records.history(found),
-        rejoins: seen.rejoins.iter().map(|(who, how)| (World::name(*who), *how)).collect(),
+        rejoins: seen
+            .rejoins
+            .iter()
+            .map(|(who, how)| (World::name(*who), *how))
+            .collect(),
         two_primaries_ms: world.two_primaries_ms(),
         notes: seen.notes,
         cut_short: seen.cut_short,
@@ -215,7 +232,9 @@ async fn conduct(shared: Shared, seed: u64) {
     let healed = shared.borrow().agenda.now;
     loop {
         if shared.borrow_mut().whole() {
-            shared.borrow_mut().mark(Point::Whole, None, "patronictl list");
+            shared
+                .borrow_mut()
+                .mark(Point::Whole, None, "patronictl list");
             break;
         }
         if shared.borrow().agenda.now >= healed + limit {
@@ -234,7 +253,10 @@ pub(crate) async fn end(shared: &Shared) {
     let deadline = shared.borrow().settings.deadline;
     shared.borrow_mut().clients.stopped = true;
     shared.borrow_mut().seen.watches_writes = true;
-    until(shared, 2 * deadline, |world| world.clients.idle().then_some(())).await;
+    until(shared, 2 * deadline, |world| {
+        world.clients.idle().then_some(())
+    })
+    .await;
     sleep(shared, 2 * deadline).await;
     shared.borrow_mut().agenda.over = true;
 }
@@ -296,4 +318,3 @@ pub(crate) fn target(world: &mut World, target: Target, seed: u64) -> usize {
 pub(crate) fn moves(blow: &Blow) -> bool {
     matches!(blow, Blow::Switchover | Blow::ForceFailover)
 }
-

@@ -47,7 +47,10 @@ pub(crate) async fn storm(shared: Shared) {
     let (count, members) = {
         let mut world = shared.borrow_mut();
         world.fault();
-        (world.dice.between(FAULTS.0, FAULTS.1), world.settings.members)
+        (
+            world.dice.between(FAULTS.0, FAULTS.1),
+            world.settings.members,
+        )
     };
     let mut wrong: Vec<Option<Wrong>> = vec![None; members];
     let mut until: Vec<At> = vec![0; members];
@@ -56,7 +59,9 @@ pub(crate) async fn storm(shared: Shared) {
         sleep(&shared, wait).await;
         let now = shared.borrow().agenda.now;
         for member in 0..members {
-            if until[member] <= now && let Some(what) = wrong[member].take() {
+            if until[member] <= now
+                && let Some(what) = wrong[member].take()
+            {
                 mend(&shared, member, what);
             }
         }

@@ -9,9 +9,7 @@ use crate::world::World;
 impl World {
     /// Streams that end or begin at a member.
     fn streams_at(&self, member: usize) -> Vec<usize> {
-        let touches = |other: &usize| {
-            *other == member || self.streams_from(*other) == Some(member)
-        };
+        let touches = |other: &usize| *other == member || self.streams_from(*other) == Some(member);
         (0..self.pg.len()).filter(touches).collect()
     }
 
@@ -41,8 +39,14 @@ impl World {
                 self.drop_flights(stream);
             } else {
                 self.drop_unsent(stream);
-                let id = self.pg[stream].stream.as_ref().map_or(0, |stream| stream.id);
-                let event = Event::ReplicationPatience { member: stream, stream: id };
+                let id = self.pg[stream]
+                    .stream
+                    .as_ref()
+                    .map_or(0, |stream| stream.id);
+                let event = Event::ReplicationPatience {
+                    member: stream,
+                    stream: id,
+                };
                 self.agenda.after(cal::REPLICATION_PATIENCE, event);
             }
         }

@@ -29,7 +29,12 @@ impl Patroni {
         let begin = self.now();
         let (there, back, patience, agent) = self.with(|world| {
             let ways = (world.way_to_kv(me), world.way_to_kv(me));
-            (ways.0, ways.1, world.settings.retry_timeout / 3, world.hosts[me].agent)
+            (
+                ways.0,
+                ways.1,
+                world.settings.retry_timeout / 3,
+                world.hosts[me].agent,
+            )
         });
         if !agent {
             self.sleep(REFUSED).await;
@@ -38,7 +43,9 @@ impl Patroni {
         let left = |now: u64| (begin + patience).saturating_sub(now);
         self.sleep(there.min(patience)).await;
         let wait = left(self.now());
-        let arrived = until(&self.shared, wait, move |world| world.kv_answers(me).then_some(()));
+        let arrived = until(&self.shared, wait, move |world| {
+            world.kv_answers(me).then_some(())
+        });
         if arrived.await.is_none() {
             return Err(Dcs);
         }
@@ -100,12 +107,17 @@ impl Patroni {
         if !self.with(|world| world.patroni[member].alive) {
             return None;
         }
-        let wait = self.with(|world| cal::REST_ANSWER.draw(&mut world.dice) + world.way(member, me));
+        let wait =
+            self.with(|world| cal::REST_ANSWER.draw(&mut world.dice) + world.way(member, me));
         self.sleep(wait).await;
         if self.now() > begin + cal::REST_PATIENCE {
             return None;
         }
-        self.with(|world| world.status_of(member).filter(|_| world.patroni[member].alive))
+        self.with(|world| {
+            world
+                .status_of(member)
+                .filter(|_| world.patroni[member].alive)
+        })
     }
 
     /// All of them at once.

@@ -101,8 +101,14 @@ impl Patroni {
 
     /// Reads the cluster once more; who leads, if not this member.
     async fn look_for_leader(&self) -> Option<usize> {
-        let leader = self.retry(|world| world.kv.keys.leader).await.ok().flatten();
-        leader.map(|leader| leader.who).filter(|who| *who != self.me)
+        let leader = self
+            .retry(|world| world.kv.keys.leader)
+            .await
+            .ok()
+            .flatten();
+        leader
+            .map(|leader| leader.who)
+            .filter(|who| *who != self.me)
     }
 
     /// Starts PostgreSQL as a replica, and waits until it takes connections.
@@ -113,7 +119,10 @@ impl Patroni {
             }
         });
         self.face(|face| face.role = Role::Replica);
-        while matches!(self.with(|world| world.pg[self.me].state), State::Starting { .. }) {
+        while matches!(
+            self.with(|world| world.pg[self.me].state),
+            State::Starting { .. }
+        ) {
             self.sleep(cal::POLL).await;
         }
     }
@@ -127,9 +136,8 @@ impl Patroni {
         me.face(|face| face.nosync = true);
         me.touch_member().await;
         let wait = me.with(|world| 2 * world.settings.loop_wait);
-        let released = move |world: &mut World| {
-            (!world.kv.keys.sync.matches(member, false)).then_some(())
-        };
+        let released =
+            move |world: &mut World| (!world.kv.keys.sync.matches(member, false)).then_some(());
         until(shared, wait, released).await;
     }
 

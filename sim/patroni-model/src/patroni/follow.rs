@@ -3,8 +3,8 @@
 use super::{Action, Dcs, Patroni, Rewind, Role};
 use crate::calibration as cal;
 use crate::draw::At;
-use crate::pg::{Control, State};
 use crate::pg::stream::Standing;
+use crate::pg::{Control, State};
 
 /// How often a copy looks whether its source is still there.
 const COPY_LOOKS: At = 500_000;
@@ -19,7 +19,11 @@ impl Patroni {
         let leader = self.face(|face| face.cluster.leader.map(|leader| leader.who));
         let leader = leader.filter(|leader| *leader != me);
         if self.paused() {
-            let role = if self.primary() { Role::Primary } else { Role::Replica };
+            let role = if self.primary() {
+                Role::Primary
+            } else {
+                Role::Replica
+            };
             self.face(|face| face.role = role);
             if leader.is_none() || self.primary() {
                 return Ok(());
@@ -62,7 +66,9 @@ impl Patroni {
     /// Compares this member's WAL with the leader's, if that is due.
     pub(crate) async fn rewind_needed(&self) -> bool {
         let me = self.me;
-        let leader = self.face(|face| face.cluster.leader).filter(|leader| leader.who != me);
+        let leader = self
+            .face(|face| face.cluster.leader)
+            .filter(|leader| leader.who != me);
         let Some(leader) = leader else { return false };
         if self.face(|face| face.rewind) == Rewind::Check {
             let way = self.with(|world| 4 * world.way(me, leader.who));
@@ -74,9 +80,15 @@ impl Patroni {
                     return;
                 }
                 world.settle(me);
-                let agree = world.wal.agree(world.pg[me].branch, world.pg[leader.who].branch);
+                let agree = world
+                    .wal
+                    .agree(world.pg[me].branch, world.pg[leader.who].branch);
                 let needed = world.pg[me].lsn > agree;
-                world.patroni[me].rewind = if needed { Rewind::Need } else { Rewind::NotNeeded };
+                world.patroni[me].rewind = if needed {
+                    Rewind::Need
+                } else {
+                    Rewind::NotNeeded
+                };
             });
         }
         self.face(|face| face.rewind) == Rewind::Need
@@ -91,9 +103,8 @@ impl Patroni {
         if !key.is_some_and(|key| key.data.checkpointed) {
             return; // the leader has not run a checkpoint yet; a later turn tries again
         }
-        let wait = self.with(|world| {
-            cal::REWIND.draw(&mut world.dice) + 40 * world.way(me, leader)
-        });
+        let wait =
+            self.with(|world| cal::REWIND.draw(&mut world.dice) + 40 * world.way(me, leader));
         self.sleep(wait).await;
         self.with(|world| {
             if !world.reach(me, leader) || !world.pg[leader].primary() {
@@ -118,7 +129,10 @@ impl Patroni {
             let copying = bytes.saturating_mul(1_000_000) / world.bytes_per_s(leader, me);
             world.patroni[me].copying = true;
             let fixed = cal::BACKUP_FIXED.draw(&mut world.dice);
-            (fixed + copying, (world.pg[leader].branch, world.pg[leader].lsn))
+            (
+                fixed + copying,
+                (world.pg[leader].branch, world.pg[leader].lsn),
+            )
         });
         while left > 0 {
             let slice = left.min(COPY_LOOKS);

@@ -38,7 +38,8 @@ impl Patroni {
         if let (Some(session), Some(leader)) = (session, leader)
             && leader.session != session
         {
-            self.ask(|world| world.release_leader(leader.version)).await?;
+            self.ask(|world| world.release_leader(leader.version))
+                .await?;
             self.ask(|world| world.acquire_leader(me, session)).await?;
         }
         self.set_leader(session.is_some());
@@ -149,7 +150,9 @@ impl Patroni {
         let me = self.me;
         self.face(|face| face.role = Role::Promoted);
         self.with(|world| world.pg_promote(me));
-        let polls = self.with(|world| world.settings.loop_wait / cal::POLL).max(1);
+        let polls = self
+            .with(|world| world.settings.loop_wait / cal::POLL)
+            .max(1);
         for _ in 0..=polls {
             if self.primary() {
                 self.face(|face| face.role = Role::Primary);
@@ -181,7 +184,8 @@ impl Patroni {
             return Ok(());
         }
         let primary = State::Starting { primary: true };
-        if self.with(|world| world.pg[self.me].state == primary) && self.failover_possible(0).await {
+        if self.with(|world| world.pg[self.me].state == primary) && self.failover_possible(0).await
+        {
             self.demote_immediately().await;
         }
         Ok(())

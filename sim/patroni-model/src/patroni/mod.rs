@@ -281,7 +281,10 @@ impl Patroni {
         let version = self.face(|face| {
             face.refreshed = 0;
             let asks = face.busy.is_none() && !face.cluster.leader_is(self.me);
-            face.cluster.leader.filter(|_| asks).map(|leader| leader.version)
+            face.cluster
+                .leader
+                .filter(|_| asks)
+                .map(|leader| leader.version)
         });
         if let Some(version) = version.filter(|_| wait >= cal::POLL) {
             let me = self.me;
@@ -291,16 +294,18 @@ impl Patroni {
             });
             let moved = moved.await.is_some();
             if moved {
-                let notice = self.with(|world| {
-                    cal::KV_NOTICE.draw(&mut world.dice) + world.way_to_kv(me)
-                });
+                let notice =
+                    self.with(|world| cal::KV_NOTICE.draw(&mut world.dice) + world.way_to_kv(me));
                 self.sleep(notice).await;
             }
             return moved;
         }
         let left = deadline.saturating_sub(self.now());
         let me = self.me;
-        let woken = until(&self.shared, left, move |world| world.patroni[me].wake.then_some(())).await;
+        let woken = until(&self.shared, left, move |world| {
+            world.patroni[me].wake.then_some(())
+        })
+        .await;
         self.face(|face| face.wake = false);
         woken.is_some()
     }
@@ -328,7 +333,10 @@ impl Patroni {
             return;
         }
         let me = self.me;
-        match self.ask(|world| world.kv.put_member(me, data, session)).await {
+        match self
+            .ask(|world| world.kv.put_member(me, data, session))
+            .await
+        {
             Ok(true) | Err(Dcs) => {}
             Ok(false) => self.face(|face| face.session = None),
         }

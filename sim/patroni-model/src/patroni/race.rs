@@ -35,7 +35,10 @@ impl Patroni {
         self.refresh_session(false).await?;
         for _ in 0..2 {
             let session = self.face(|face| face.session).unwrap_or(0);
-            match self.retry(|world| world.acquire_leader(me, session)).await? {
+            match self
+                .retry(|world| world.acquire_leader(me, session))
+                .await?
+            {
                 Some(taken) => {
                     self.set_leader(taken);
                     return Ok(taken);
@@ -56,7 +59,10 @@ impl Patroni {
             let pg = &world.pg[me];
             (pg.state, world.wal.timeline(pg.branch))
         });
-        if matches!(state, State::Starting { .. } | State::Down | State::Stopping) {
+        if matches!(
+            state,
+            State::Starting { .. } | State::Down | State::Stopping
+        ) {
             return false;
         }
         if state == State::Primary {
@@ -169,7 +175,10 @@ impl Patroni {
         let active = self.sync_active() && !forced;
         let (members, sync, status) = self.face(|face| {
             let all = face.cluster.members.iter().enumerate();
-            let candidate = face.cluster.failover.and_then(|failover| failover.candidate);
+            let candidate = face
+                .cluster
+                .failover
+                .and_then(|failover| failover.candidate);
             let all = all.filter(|(member, key)| {
                 key.is_some()
                     && *member != self.me
@@ -179,7 +188,13 @@ impl Patroni {
             let members = all.fold(0, |set: Set, (member, _)| set | bit(member));
             (members, face.cluster.sync, face.cluster.status)
         });
-        let fits = |at: u64| if lsn > 0 { at >= lsn } else { status <= at + LAG_MAX };
+        let fits = |at: u64| {
+            if lsn > 0 {
+                at >= lsn
+            } else {
+                status <= at + LAG_MAX
+            }
+        };
         let statuses = self.statuses(members).await;
         let votes = statuses.iter().filter(|status| fits(status.lsn)).count();
         let wanted = match active && self.mode() == Synchronous::Quorum {

@@ -38,7 +38,10 @@ impl Patroni {
             self.with(|world| world.set_names(me, names));
             return Ok(true);
         }
-        let alone = SyncKey { leader: Some(me), ..SyncKey::default() };
+        let alone = SyncKey {
+            leader: Some(me),
+            ..SyncKey::default()
+        };
         if self.put_sync(alone).await?.is_none() {
             return Ok(false);
         }
@@ -49,7 +52,10 @@ impl Patroni {
     fn names(&self, set: Set, count: usize) -> Option<Names> {
         match (count, set) {
             (0, _) => None,
-            (count, 0) => Some(Names { count, set: Set::MAX }),
+            (count, 0) => Some(Names {
+                count,
+                set: Set::MAX,
+            }),
             (count, set) => Some(Names { count, set }),
         }
     }
@@ -58,7 +64,10 @@ impl Patroni {
     async fn put_sync(&self, key: SyncKey) -> Result<Option<SyncKey>, Dcs> {
         let version = self.face(|face| face.cluster.sync.version);
         let put = self.retry(|world| {
-            world.kv.put_sync(key, version).then_some(world.kv.keys.sync)
+            world
+                .kv
+                .put_sync(key, version)
+                .then_some(world.kv.keys.sync)
         });
         let written = put.await?;
         if let Some(sync) = written {
@@ -139,7 +148,10 @@ impl Patroni {
 
     async fn process_named(&self) -> Result<(), Dcs> {
         let me = self.me;
-        let alone = SyncKey { leader: Some(me), ..SyncKey::default() };
+        let alone = SyncKey {
+            leader: Some(me),
+            ..SyncKey::default()
+        };
         if self.face(|face| face.cluster.sync.leader) != Some(me)
             && self.put_sync(alone).await?.is_none()
         {
@@ -157,7 +169,13 @@ impl Patroni {
         }
         let common = voters & ready;
         if common != voters
-            && self.put_sync(SyncKey { voters: common, ..alone }).await?.is_none()
+            && self
+                .put_sync(SyncKey {
+                    voters: common,
+                    ..alone
+                })
+                .await?
+                .is_none()
         {
             return Ok(());
         }
@@ -169,14 +187,21 @@ impl Patroni {
             allowed = self.replicas().1 & picked;
         }
         if allowed != 0 && allowed != common {
-            self.put_sync(SyncKey { voters: allowed, ..alone }).await?;
+            self.put_sync(SyncKey {
+                voters: allowed,
+                ..alone
+            })
+            .await?;
         }
         Ok(())
     }
 
     async fn process_quorum(&self) -> Result<(), Dcs> {
         let me = self.me;
-        let alone = SyncKey { leader: Some(me), ..SyncKey::default() };
+        let alone = SyncKey {
+            leader: Some(me),
+            ..SyncKey::default()
+        };
         if self.face(|face| face.cluster.sync.leader).is_none()
             && self.put_sync(alone).await?.is_none()
         {
@@ -188,7 +213,8 @@ impl Patroni {
             if self.change_quorum(active, ready).await? {
                 return Ok(());
             }
-            let late = self.with(|w| w.agenda.now + cal::SYNC_QUORUM_SETTLES - begin >= w.settings.loop_wait);
+            let late = self
+                .with(|w| w.agenda.now + cal::SYNC_QUORUM_SETTLES - begin >= w.settings.loop_wait);
             if late {
                 return Ok(());
             }
@@ -211,7 +237,8 @@ impl Patroni {
             // After a promotion: who led may have what others have not, and counts.
             let voters = sync.voters & !bit(me) | sync.leader.map_or(0, bit);
             if named == 0 {
-                self.set_names(voters, count(voters).saturating_sub(sync.quorum) as usize).await;
+                self.set_names(voters, count(voters).saturating_sub(sync.quorum) as usize)
+                    .await;
             }
             if self.put_sync(key(voters, sync.quorum)).await?.is_none() {
                 return Ok(true);
@@ -249,7 +276,11 @@ impl Patroni {
             return Ok(false); // and look in a second who has caught up
         }
         if new != 0 {
-            if self.put_sync(key(named | new, count(named | new) - 1)).await?.is_some() {
+            if self
+                .put_sync(key(named | new, count(named | new) - 1))
+                .await?
+                .is_some()
+            {
                 self.set_names(named | new, WANTED).await;
             }
             return Ok(true);

@@ -28,7 +28,11 @@ impl World {
             return;
         }
         if !pg.primary() {
-            self.refused(client, serial, "cannot execute INSERT in a read-only transaction");
+            self.refused(
+                client,
+                serial,
+                "cannot execute INSERT in a read-only transaction",
+            );
             return;
         }
         pg.lsn += ROW_BYTES;
@@ -55,16 +59,28 @@ impl World {
         };
         match done {
             Some(at) => {
-                let event = Event::Commit { client, serial, member, postmaster, lsn };
+                let event = Event::Commit {
+                    client,
+                    serial,
+                    member,
+                    postmaster,
+                    lsn,
+                };
                 self.agenda.at(at, event);
             }
-            None => self.pg[member].stuck.push(Stuck { client, serial, lsn }),
+            None => self.pg[member].stuck.push(Stuck {
+                client,
+                serial,
+                lsn,
+            }),
         }
     }
 
     fn write_wal(&mut self, client: usize, serial: u32, branch: usize, lsn: u64) {
-        match self.clients.statement(client) {
-            Statement::Row => self.wal.append(branch, lsn, self.clients.row(client, serial)),
+        match self.clients.statement(client, serial) {
+            Statement::Row => self
+                .wal
+                .append(branch, lsn, self.clients.row(client, serial)),
             Statement::Set(value) => self.wal.set_register(branch, lsn, value),
             Statement::Read => {
                 let value = self.wal.register(branch);
@@ -73,13 +89,24 @@ impl World {
         }
     }
 
-    pub(crate) fn commit(&mut self, client: usize, serial: u32, member: usize, postmaster: u32, lsn: u64) {
+    pub(crate) fn commit(
+        &mut self,
+        client: usize,
+        serial: u32,
+        member: usize,
+        postmaster: u32,
+        lsn: u64,
+    ) {
         let pg = &self.pg[member];
         if pg.postmaster != postmaster || pg.state != State::Primary {
             return;
         }
         if !self.confirmed(member, lsn) {
-            self.pg[member].stuck.push(Stuck { client, serial, lsn });
+            self.pg[member].stuck.push(Stuck {
+                client,
+                serial,
+                lsn,
+            });
             return;
         }
         self.answer(client, serial, member);
@@ -88,7 +115,8 @@ impl World {
 
     /// Commits that are confirmed by now are answered.
     pub(crate) fn release(&mut self, member: usize) {
-        self.agenda.poke_if(self.pg[member].state == State::Stopping);
+        self.agenda
+            .poke_if(self.pg[member].state == State::Stopping);
         if self.pg[member].stuck.is_empty() || !self.pg[member].primary() {
             return;
         }
@@ -116,7 +144,10 @@ impl World {
             return true;
         };
         let mut found = 0;
-        for standby in each(set).take_while(|standby| *standby < self.pg.len()).collect::<Vec<_>>() {
+        for standby in each(set)
+            .take_while(|standby| *standby < self.pg.len())
+            .collect::<Vec<_>>()
+        {
             self.settle(standby);
             let ours = self.streams_from(standby) == Some(member);
             let stream = self.pg[standby].stream.as_ref().filter(|_| ours);

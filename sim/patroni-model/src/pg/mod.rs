@@ -18,7 +18,9 @@ pub(crate) const CHECKPOINT_BYTES: u64 = 120;
 pub(crate) enum State {
     Down,
     /// Takes no connections yet.
-    Starting { primary: bool },
+    Starting {
+        primary: bool,
+    },
     Standby,
     /// Told to leave recovery.
     Promoting,
@@ -99,7 +101,10 @@ impl Pg {
 
     /// A client can connect.
     pub(crate) fn accepts(&self) -> bool {
-        matches!(self.state, State::Standby | State::Promoting | State::Primary)
+        matches!(
+            self.state,
+            State::Standby | State::Promoting | State::Primary
+        )
     }
 
     /// `pg_is_in_recovery()` is false.
@@ -121,7 +126,8 @@ impl World {
         pg.postmaster += 1;
         pg.upstream = upstream;
         let postmaster = pg.postmaster;
-        self.agenda.after(wait, Event::Started { member, postmaster });
+        self.agenda
+            .after(wait, Event::Started { member, postmaster });
     }
 
     pub(crate) fn pg_started(&mut self, member: usize, postmaster: u32) {
@@ -165,7 +171,10 @@ impl World {
         self.pg[member].state = State::Stopping;
         self.pg[member].postmaster += 1;
         self.pg[member].stuck.clear();
-        self.server_closed(member, "terminating connection due to administrator command");
+        self.server_closed(
+            member,
+            "terminating connection due to administrator command",
+        );
     }
 
     /// The shutdown checkpoint, which the walsenders still send.
@@ -201,7 +210,8 @@ impl World {
         self.pg[member].state = State::Promoting;
         let postmaster = self.pg[member].postmaster;
         let wait = cal::PROMOTION.draw(&mut self.dice);
-        self.agenda.after(wait, Event::Promoted { member, postmaster });
+        self.agenda
+            .after(wait, Event::Promoted { member, postmaster });
     }
 
     pub(crate) fn pg_promoted(&mut self, member: usize, postmaster: u32) {

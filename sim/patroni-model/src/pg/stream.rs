@@ -67,7 +67,11 @@ impl World {
             }
             pg.lsn = pg.lsn.max(flight.lsn);
         }
-        while stream.flights.front().is_some_and(|flight| flight.heard <= now) {
+        while stream
+            .flights
+            .front()
+            .is_some_and(|flight| flight.heard <= now)
+        {
             if let Some(flight) = stream.flights.pop_front() {
                 stream.confirmed = flight.lsn;
             }
@@ -129,7 +133,9 @@ impl World {
             if self.reach(member, follower) {
                 let pg = &mut self.pg[follower];
                 let flights = pg.stream.iter().flat_map(|stream| &stream.flights);
-                let sent = flights.filter(|flight| flight.sent <= now).map(|flight| flight.lsn);
+                let sent = flights
+                    .filter(|flight| flight.sent <= now)
+                    .map(|flight| flight.lsn);
                 pg.lsn = sent.max().unwrap_or(0).max(pg.lsn);
                 self.pg[follower].stream = None;
                 self.receive_later(follower);
@@ -167,7 +173,11 @@ impl World {
     }
 
     pub(crate) fn replication_patience(&mut self, member: usize, id: u32) {
-        let Some(stream) = self.pg[member].stream.as_ref().filter(|stream| stream.id == id) else {
+        let Some(stream) = self.pg[member]
+            .stream
+            .as_ref()
+            .filter(|stream| stream.id == id)
+        else {
             return;
         };
         let from = stream.from;
@@ -261,7 +271,10 @@ impl World {
             Standing::Streaming
         } else if timeline(member) <= timeline(leader)
             && self.pg[member].branch != self.pg[leader].branch
-            || self.pg[member].lsn > self.wal.agree(self.pg[member].branch, self.pg[leader].branch)
+            || self.pg[member].lsn
+                > self
+                    .wal
+                    .agree(self.pg[member].branch, self.pg[leader].branch)
         {
             Standing::BehindTimeline
         } else {
@@ -280,6 +293,7 @@ impl World {
 
     /// `pg_stat_replication`: who streams from a member.
     pub(crate) fn replicating(&self, member: usize) -> Set {
-        self.followers(member).fold(0, |set, follower| set | crate::kv::bit(follower))
+        self.followers(member)
+            .fold(0, |set, follower| set | crate::kv::bit(follower))
     }
 }

@@ -1,4 +1,8 @@
 //! The model, played.
 
+mod calibrated;
+mod claims;
+mod deterministic;
 mod drills;
-mod look;
+mod obstacles;
+mod storms;
