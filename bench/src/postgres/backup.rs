@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     measure::Bench,
+    proc,
     report::{Figure, Samples},
     traffic::{self, Limit, bulk},
     world::{BULK_PORT, NODE_1, NODE_2, Topology, World, vip},
@@ -21,8 +22,8 @@ use crate::{
 
 /// What is copied beside an empty cluster, bytes.
 const BALLAST_BYTES: u64 = 300_000_000;
-/// The same on a shaped line: a backup of ten seconds.
-const SHAPED_BALLAST_BYTES: u64 = 100_000_000;
+/// The same on a shaped line: half a minute at the rate that is wanted.
+const SHAPED_BALLAST_BYTES: u64 = 200_000_000;
 /// The mesh by itself, in the direction of a backup.
 const GOODPUT: Limit = Limit {
     time: Duration::from_secs(5),
@@ -52,53 +53,121 @@ impl Bench {
             BALLAST_BYTES
         };
         let cluster = Cluster::start(&world, binaries, ballast)?;
-        let (mut ours, mut goodput) = (Samples::default(), Samples::default());
-        let (mut raw, mut local) = (Samples::default(), Samples::default());
+        let mut all = Runs::default();
         let runs = self.runs(3);
         for run in 1..=runs {
             self.progress.show(&format!("{what}: {run} of {runs}"));
-            goodput.0.push(mesh_goodput(&world)?);
+            all.goodput.push(charged(&world, || mesh_goodput(&world))?);
             world.settle();
-            ours.0.push(backup(&cluster, mesh())?);
-            // Plain TCP takes minutes at 5 % loss, and has no requirement to meet.
+            all.mesh.push(charged(&world, || backup(&cluster, mesh()))?);
+            // Plain TCP may take many minutes at 5 % loss, and has no requirement to meet.
             if !shaped {
-                raw.0.push(backup(&cluster, plain(&world)?)?);
-                local.0.push(backup(&cluster, loopback())?);
+                all.plain.0.push(backup(&cluster, plain(&world)?)?.rate());
+                all.loopback.0.push(backup(&cluster, loopback())?.rate());
             }
         }
-        let figure = |baseline, note: &str| Figure {
-            group: "postgres",
-            what: what.clone(),
-            unit: "MB/s",
-            holdfast: ours.clone(),
-            baseline,
-            note: format!("{note}; {}", world.path()),
-        };
-        figures.push(figure(goodput, "the mesh's own goodput"));
-        if shaped {
-            let rate = Samples(ours.0.iter().map(|_| LINE_MB_PER_S).collect());
-            figures.push(figure(rate, "the line's rate"));
-        } else {
-            figures.push(figure(raw, "plain"));
-            figures.push(figure(local, "loopback"));
-        }
+        figures.extend(all.figures(&what, shaped, &world.path()));
         Ok(())
     }
 }
 
+/// So many bytes in so much time.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    bytes: u64,
+    elapsed: Duration,
+    /// Processor time of both nodes of the mesh.
+    charged: Duration,
+}
+
+impl Moved {
+    /// 10⁶ bytes per second.
+    fn rate(&self) -> f64 {
+        self.bytes as f64 / 1e6 / self.elapsed.as_secs_f64()
+    }
+
+    /// Seconds of processor time per 10⁹ bytes: whether the mesh works harder for PostgreSQL than
+    /// for anybody, whatever else the machine does.
+    fn cost(&self) -> f64 {
+        self.charged.as_secs_f64() / (self.bytes as f64 / 1e9)
+    }
+}
+
+/// All runs on one line.
+#[derive(Default)]
+struct Runs {
+    mesh: Vec<Moved>,
+    goodput: Vec<Moved>,
+    plain: Samples,
+    loopback: Samples,
+}
+
+impl Runs {
+    fn figures(self, what: &str, shaped: bool, path: &str) -> Vec<Figure> {
+        let samples = |moved: &[Moved], value: fn(&Moved) -> f64| {
+            Samples(moved.iter().map(value).collect::<Vec<_>>())
+        };
+        let ours = samples(&self.mesh, Moved::rate);
+        let rate = |baseline, note: &str| Figure {
+            group: "postgres",
+            what: what.to_owned(),
+            unit: "MB/s",
+            holdfast: ours.clone(),
+            baseline,
+            note: format!("{note}; {path}"),
+        };
+        let mut figures = vec![rate(
+            samples(&self.goodput, Moved::rate),
+            "the mesh's own goodput",
+        )];
+        if shaped {
+            let line = Samples(vec![LINE_MB_PER_S; self.mesh.len()]);
+            figures.push(rate(line, "the line's rate"));
+        } else {
+            figures.push(rate(self.plain, "plain"));
+            figures.push(rate(self.loopback, "loopback"));
+        }
+        figures.push(Figure {
+            group: "postgres",
+            what: format!("processor time of both nodes, {what}"),
+            unit: "s/GB",
+            holdfast: samples(&self.mesh, Moved::cost),
+            baseline: samples(&self.goodput, Moved::cost),
+            note: "the mesh's own goodput".to_owned(),
+        });
+        figures
+    }
+}
+
+/// What the mesh spent while `work` was done.
+fn charged(world: &World, work: impl FnOnce() -> anyhow::Result<Moved>) -> anyhow::Result<Moved> {
+    let spent = || -> anyhow::Result<Duration> {
+        Ok(proc::cpu(world.pid(NODE_1)?)? + proc::cpu(world.pid(NODE_2)?)?)
+    };
+    let before = spent()?;
+    let moved = work()?;
+    let charged = spent()?.saturating_sub(before);
+    Ok(Moved { charged, ..moved })
+}
+
 /// From the second node to the first, as a backup goes.
-fn mesh_goodput(world: &World) -> anyhow::Result<f64> {
+fn mesh_goodput(world: &World) -> anyhow::Result<Moved> {
     let listener = world.listen(NODE_1, BULK_PORT)?;
     let route = traffic::Route {
         from: NODE_2,
         to: vip(NODE_1, BULK_PORT),
         congestion: None,
     };
-    Ok(bulk(&world.lab, route, &listener, GOODPUT)?.mb_per_s())
+    let transfer = bulk(&world.lab, route, &listener, GOODPUT)?;
+    Ok(Moved {
+        bytes: transfer.bytes,
+        elapsed: transfer.elapsed,
+        charged: Duration::ZERO,
+    })
 }
 
-/// 10⁶ bytes per second of the whole program, connection and checkpoint included.
-fn backup(cluster: &Cluster<'_>, route: Route) -> anyhow::Result<f64> {
+/// The whole program, connection and checkpoint included.
+fn backup(cluster: &Cluster<'_>, route: Route) -> anyhow::Result<Moved> {
     let folder = cluster.path("backup");
     let started = Instant::now();
     cluster.run(route, "pg_basebackup", BACKUP_BOUND, |command| {
@@ -109,7 +178,11 @@ fn backup(cluster: &Cluster<'_>, route: Route) -> anyhow::Result<f64> {
     let elapsed = started.elapsed();
     let bytes = size(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    Ok(bytes as f64 / 1e6 / elapsed.as_secs_f64())
+    Ok(Moved {
+        bytes,
+        elapsed,
+        charged: Duration::ZERO,
+    })
 }
 
 /// Of all files, but for the WAL: a segment has its full size whatever came of it.
