@@ -180,11 +180,8 @@ async fn force(shared: &Shared, candidate: usize) -> bool {
         world.agenda.poke();
     }
     let taken = |world: &mut World| {
-        let gone = !world
-            .kv
-            .keys
-            .leader
-            .is_some_and(|leader| leader.who == world.seen.leader);
+        let old = world.seen.leader;
+        let gone = world.kv.keys.leader.is_none_or(|leader| leader.who != old);
         let refused = world.kv.keys.failover.is_none();
         (gone || refused).then_some(gone)
     };

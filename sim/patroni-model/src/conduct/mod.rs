@@ -146,7 +146,7 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
     let seen = std::mem::take(&mut world.seen);
     let mut marks = seen.marks;
     marks.extend(world.last_acknowledged(&seen.first_acknowledged, seen.leader));
-    marks.sort_by(|one, other| (one.1.at, one.1.point).cmp(&(other.1.at, other.1.point)));
+    marks.sort_by_key(|(_, mark)| (mark.at, mark.point));
     Round {
         seed,
         phase: seen.phase,
