@@ -5,6 +5,7 @@
 //! * [`generate`](mod@generate): Patroni's configuration.
 //! * [`guard`]: what is checked before Patroni starts; [`watch`]: what is said while it runs.
 //! * [`dynamic`]: what lives in the KV; [`tls`]: the certificates.
+//! * [`probe`]: how endpoints ask members.
 //! * [`host`]: the machine's files and programs; [`real`]: the operating system's.
 //! * [`status`]: what the cluster says of itself.
 
@@ -13,6 +14,7 @@ pub mod generate;
 pub mod guard;
 pub mod host;
 pub mod place;
+pub mod probe;
 pub mod real;
 pub mod settings;
 pub mod status;
@@ -24,5 +26,6 @@ pub mod watch;
 pub use generate::{Generated, generate};
 pub use guard::{Guard, Refusal};
 pub use place::{Credentials, KvPlace, Place};
+pub use probe::RestProbe;
 pub use settings::{EndpointSettings, Settings, Synchronous};
 pub use status::{EndpointStatus, MemberStatus, PostgresStatus, Role};

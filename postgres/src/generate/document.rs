@@ -108,7 +108,9 @@ pub(super) fn document(settings: &Settings, place: &Place) -> Result<Value, Erro
             "listen": rest,
             "connect_address": rest,
             "authentication": { "username": REST_USER, "password": secret(REST) },
-            // Every worker asks every member twice a second, each time on a new connection.
+            // Every worker asks every member twice a second, each time on a new connection. What
+            // a stalled link holds up must leave room for the questions of a leader race.
+            "thread_pool_size": 16,
             "request_queue_size": 64,
         },
         "consul": consul(place),
@@ -220,11 +222,6 @@ fn parameters() -> Map<String, Value> {
         // What ends a stream whose other end is gone are these, the scale of `ttl`.
         "wal_sender_timeout": "30s",
         "wal_receiver_timeout": "30s",
-        // What our own side does not take: the sidecar is stuck or its machine frozen.
-        "tcp_keepalives_idle": 10,
-        "tcp_keepalives_interval": 5,
-        "tcp_keepalives_count": 3,
-        "tcp_user_timeout": "30s",
         "logging_collector": "off",
         "log_destination": "stderr",
         "log_line_prefix": "%m [%p] %q%u@%d ",

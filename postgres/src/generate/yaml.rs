@@ -361,7 +361,7 @@ mod tests {
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
             "[^\0]{0,12}".prop_map(Value::from),
-            prop_oneof!["on", "no", "y", "0700", "-", ".inf", "=", "<<", "1e5"]
+            prop_oneof!["on", "no", "y", "0700", "-", "\\.inf", "=", "<<", "1e5"]
                 .prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 40, 5, |inner| {

@@ -3,12 +3,11 @@
 //!
 //! * [`Guard::before_start`]: refuses, with a sentence for people, what would go wrong.
 //! * [`Guard::watch`]: the role of this member, and the status of the cluster.
-//! * [`Guard::command`], [`Guard::environment`]: how the child is started.
 
 mod checks;
 mod refusal;
 
-use std::ffi::OsString;
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::kv::Kv;
 use holdfast_io::net::Net;
 use holdfast_io::spawn::Spawn;
+use serde_json::Value;
 
 pub use refusal::Refusal;
 
@@ -47,6 +47,8 @@ pub struct Guard<N, C, S, H = RealHost> {
     pub(crate) paths: Paths,
     pub(crate) name: String,
     pub(crate) mark: String,
+    /// What the file says of `/config`, as it was read last.
+    pub(crate) wanted: RefCell<Option<Value>>,
 }
 
 impl<N: Net, C: Clock, S: Spawn> Guard<N, C, S> {
@@ -87,6 +89,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             clock,
             spawn,
             host,
+            wanted: RefCell::new(None),
         })
     }
 
@@ -100,32 +103,16 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         &self.paths
     }
 
-    /// The child's command; the user of the settings runs it. Nothing in it is secret.
-    pub fn command(&self) -> Vec<OsString> {
-        vec![
-            self.settings.patroni.clone().into(),
-            self.paths.patroni_yml.clone().into(),
-        ]
-    }
-
-    /// What the child's environment has besides the usual. It must have no `PATRONI_*` and no
-    /// `PG*`: Patroni lays the first over its file, libpq takes the others.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
-        vec![
-            // Its log is in UTC, as PostgreSQL's, and comes line by line.
-            ("TZ", "UTC".to_owned()),
-            ("LC_ALL", "C.UTF-8".to_owned()),
-            ("PYTHONUNBUFFERED", "1".to_owned()),
-        ]
-    }
-
     /// Check what would go wrong, make what Patroni needs, and bring `/config` in the KV to what
-    /// the file says. To be awaited before each start of Patroni. Nothing is removed.
+    /// the file says. To be awaited before each start of Patroni, `patroni <run_dir>/patroni.yml`
+    /// as the user, with no `PATRONI_*` and no `PG*` in its environment: Patroni lays the first over
+    /// its file, and libpq takes the others. Nothing is removed.
     ///
     /// # Errors
     /// One sentence for people. Trying again may help, when it was mended meanwhile.
     pub async fn before_start(&self) -> Result<(), Refusal> {
         let generated = generate(&self.settings, &self.place, &self.credentials)?;
+        self.wanted.replace(Some(generated.dynamic.clone()));
         let user = self.check_user()?;
         let major = self.check_programs(user).await?;
         self.check_data_dir(user, major)?;

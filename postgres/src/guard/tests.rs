@@ -1,1 +1,384 @@
-//! Tests.
+//! Each refusal, on a machine of memory.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use holdfast_io::real::{RealClock, RealNet, RealSpawn};
+use serde_json::json;
+
+use super::*;
+use crate::host::{Meta, Program};
+use crate::testing::{TestKv, credentials, place, run, settings};
+
+const OWNER: User = User { uid: 101, gid: 104 };
+const ROOT: User = User { uid: 0, gid: 0 };
+
+/// A machine on which everything is as it should be.
+#[derive(Clone)]
+struct Memory(Rc<Inner>);
+
+struct Inner {
+    metas: RefCell<BTreeMap<PathBuf, Meta>>,
+    files: RefCell<BTreeMap<PathBuf, (Vec<u8>, u32, Option<User>)>>,
+    said: RefCell<BTreeMap<PathBuf, String>>,
+    free: Cell<u64>,
+    root: Cell<bool>,
+}
+
+impl Memory {
+    fn whole() -> Memory {
+        let memory = Memory(Rc::new(Inner {
+            metas: RefCell::default(),
+            files: RefCell::default(),
+            said: RefCell::default(),
+            free: Cell::new(1 << 40),
+            root: Cell::new(true),
+        }));
+        for folder in [
+            "/",
+            "/var",
+            "/var/lib",
+            "/var/lib/holdfast",
+            "/run",
+            "/run/holdfast",
+        ] {
+            memory.put(folder, ROOT, 0o755, true);
+        }
+        for program in [
+            "initdb",
+            "pg_ctl",
+            "pg_controldata",
+            "pg_basebackup",
+            "pg_rewind",
+            "pg_isready",
+        ] {
+            memory.put(
+                &format!("/usr/lib/postgresql/15/bin/{program}"),
+                ROOT,
+                0o755,
+                false,
+            );
+        }
+        let says = |path: &str, text: &str| memory.says(path, text);
+        says(
+            "/usr/lib/postgresql/15/bin/postgres",
+            "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n",
+        );
+        says("/opt/holdfast/bin/patroni", "patroni 4.1.5\n");
+        memory
+    }
+
+    fn put(&self, path: &str, owner: User, mode: u32, is_dir: bool) {
+        let meta = Meta {
+            owner,
+            mode,
+            is_dir,
+        };
+        self.0.metas.borrow_mut().insert(path.into(), meta);
+    }
+
+    fn says(&self, path: &str, text: &str) {
+        self.0
+            .said
+            .borrow_mut()
+            .insert(path.into(), text.to_owned());
+    }
+
+    fn file(&self, path: &str, bytes: &[u8]) {
+        self.0
+            .files
+            .borrow_mut()
+            .insert(path.into(), (bytes.to_vec(), 0o600, None));
+    }
+}
+
+impl Host for Memory {
+    async fn run(&self, program: Program<'_>) -> io::Result<String> {
+        assert_eq!(program.user, OWNER, "programs are run as the user");
+        let said = self.0.said.borrow().get(program.path).cloned();
+        said.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn user(&self, name: &str) -> io::Result<Option<User>> {
+        Ok((name == "postgres").then_some(OWNER))
+    }
+
+    fn may_become(&self, _: User) -> bool {
+        self.0.root.get()
+    }
+
+    fn inspect(&self, path: &Path) -> io::Result<Option<Meta>> {
+        Ok(self.0.metas.borrow().get(path).copied())
+    }
+
+    fn is_empty(&self, _: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn read(&self, path: &Path, _: u64) -> io::Result<Option<Vec<u8>>> {
+        Ok(self
+            .0
+            .files
+            .borrow()
+            .get(path)
+            .map(|(bytes, ..)| bytes.clone()))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], mode: u32, owner: Option<User>) -> io::Result<()> {
+        self.0
+            .files
+            .borrow_mut()
+            .insert(path.into(), (bytes.to_vec(), mode, owner));
+        Ok(())
+    }
+
+    fn make_dir(&self, path: &Path, mode: u32, owner: User) -> io::Result<()> {
+        let meta = Meta {
+            owner,
+            mode,
+            is_dir: true,
+        };
+        self.0.metas.borrow_mut().insert(path.into(), meta);
+        Ok(())
+    }
+
+    fn disk_free(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.0.free.get())
+    }
+}
+
+fn guard(memory: &Memory, kv: &TestKv) -> Guard<RealNet, RealClock, RealSpawn, Memory> {
+    let what = (settings(), place(), credentials());
+    let world = (RealNet, RealClock, RealSpawn);
+    Guard::on(memory.clone(), what, Rc::new(kv.clone()), world).unwrap()
+}
+
+const DATA: &str = "/var/lib/holdfast/postgres";
+
+/// What is said when this was done to a machine on which all was well.
+fn refused(spoil: impl Fn(&Memory, &TestKv)) -> String {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    spoil(&memory, &kv);
+    let config = kv.get("service/demo/config");
+    let refusal = run(guard(&memory, &kv).before_start())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        !memory
+            .0
+            .files
+            .borrow()
+            .contains_key(Path::new("/run/holdfast/patroni.yml"))
+    );
+    assert_eq!(
+        kv.get("service/demo/config"),
+        config,
+        "a refused start changes nothing"
+    );
+    refusal
+}
+
+#[test]
+fn a_start_writes_what_patroni_needs_for_its_user_alone() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    run(guard(&memory, &kv).before_start()).unwrap();
+    let files = memory.0.files.borrow().clone();
+    let modes: Vec<_> = files
+        .iter()
+        .map(|(path, (_, mode, owner))| (path.to_str().unwrap(), *mode, *owner))
+        .collect();
+    assert_eq!(
+        modes,
+        [
+            ("/run/holdfast/ca.pem", 0o644, None),
+            ("/run/holdfast/patroni.yml", 0o600, Some(OWNER)),
+            ("/run/holdfast/postgres/login.pgpass", 0o600, Some(OWNER)),
+            ("/run/holdfast/postgres/server.crt", 0o600, Some(OWNER)),
+            ("/run/holdfast/postgres/server.key", 0o600, Some(OWNER)),
+        ]
+    );
+    let own = memory
+        .inspect(Path::new("/run/holdfast/postgres"))
+        .unwrap()
+        .unwrap();
+    assert_eq!((own.owner, own.mode), (OWNER, 0o700));
+    let data = memory.inspect(Path::new(DATA)).unwrap().unwrap();
+    assert_eq!((data.owner, data.mode), (OWNER, 0o700));
+    assert!(kv.get("service/demo/config").is_some());
+    let before = kv.changes();
+    run(guard(&memory, &kv).before_start()).unwrap();
+    assert_eq!(
+        kv.changes(),
+        before,
+        "a second start changes nothing in the KV"
+    );
+}
+
+#[test]
+fn old_or_missing_programs_are_refused_with_the_version_found() {
+    let postgres = "/usr/lib/postgresql/15/bin/postgres";
+    let patroni = "/opt/holdfast/bin/patroni";
+    for (path, said, expected) in [
+        (
+            postgres,
+            "postgres (PostgreSQL) 12.22",
+            "PostgreSQL 13 or newer",
+        ),
+        (
+            postgres,
+            "no such thing\u{1b}[31m",
+            "PostgreSQL 13 or newer",
+        ),
+        (patroni, "patroni 3.3.2", "Patroni 4 or newer"),
+        (patroni, "patroni ", "Patroni 4 or newer"),
+    ] {
+        let refusal = refused(|memory, _| memory.says(path, said));
+        assert!(
+            refusal.contains(path) && refusal.contains(expected),
+            "{refusal}"
+        );
+        let found: String = said.trim().chars().take(10).collect();
+        assert!(refusal.contains(&found), "{refusal}");
+        assert!(!refusal.contains('\u{1b}'), "{refusal}");
+    }
+    let refusal = refused(|memory, _| drop(memory.0.said.borrow_mut().remove(Path::new(patroni))));
+    assert!(refusal.contains("does not run"), "{refusal}");
+    let rewind = "/usr/lib/postgresql/15/bin/pg_rewind";
+    let refusal = refused(|memory, _| {
+        memory.0.metas.borrow_mut().remove(Path::new(rewind));
+    });
+    assert!(refusal.contains("pg_rewind"), "{refusal}");
+}
+
+#[test]
+fn a_data_directory_that_is_not_the_users_own_is_refused() {
+    let refusal = refused(|memory, _| memory.put(DATA, ROOT, 0o700, true));
+    assert!(
+        refusal.contains("belongs to the user 0: expected 101 (postgres)"),
+        "{refusal}"
+    );
+    for mode in [0o755, 0o701, 0o770] {
+        let refusal = refused(|memory, _| memory.put(DATA, OWNER, mode, true));
+        assert!(
+            refusal.contains(&format!("{mode:04o}: expected 0700 or 0750")),
+            "{refusal}"
+        );
+    }
+    let refusal = refused(|memory, _| memory.put(DATA, OWNER, 0o600, false));
+    assert!(refusal.contains("is a file"), "{refusal}");
+    let refusal = refused(|memory, _| memory.put("/var/lib/holdfast", ROOT, 0o700, true));
+    assert!(
+        refusal.contains("cannot reach") && refusal.contains("/var/lib/holdfast"),
+        "{refusal}"
+    );
+    let refusal = refused(|memory, _| {
+        memory.put(DATA, OWNER, 0o700, true);
+        memory.file(&format!("{DATA}/PG_VERSION"), b"13\n");
+    });
+    assert!(
+        refusal.contains("made by PostgreSQL 13: expected 15"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn files_of_another_system_are_refused_and_stay() {
+    let control = format!("{DATA}/global/pg_control");
+    let with = |kv: &TestKv, memory: &Memory, initialize: &str| {
+        memory.put(DATA, OWNER, 0o700, true);
+        memory.file(&control, &42_u64.to_ne_bytes());
+        kv.set("service/demo/initialize", initialize.to_owned());
+    };
+    let refusal = refused(|memory, kv| with(kv, memory, "43"));
+    assert!(refusal.contains("system 42: expected 43"), "{refusal}");
+    assert!(
+        refusal.contains("service/demo/initialize") && refusal.contains(DATA),
+        "{refusal}"
+    );
+    for fine in ["42", ""] {
+        let (memory, kv) = (Memory::whole(), TestKv::default());
+        with(&kv, &memory, fine);
+        run(guard(&memory, &kv).before_start()).unwrap();
+    }
+}
+
+#[test]
+fn a_path_of_another_cluster_is_refused_before_anything_in_it_is_believed() {
+    let refusal = refused(|_, kv| {
+        let note = json!({"cluster": "demo", "mark": "00ff"});
+        kv.set("service/demo/holdfast", note.to_string());
+        kv.set("service/demo/initialize", "43".to_owned());
+        kv.set("service/demo/config", "{}".to_owned());
+    });
+    assert!(
+        refusal.contains("service/demo/holdfast") && refusal.contains("00ff"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_full_disk_an_unknown_user_and_a_lack_of_rights_are_refused() {
+    let refusal = refused(|memory, _| memory.0.free.set(5));
+    assert!(
+        refusal.contains("has 5 bytes free: expected at least 67108864"),
+        "{refusal}"
+    );
+    let refusal = refused(|memory, _| memory.0.root.set(false));
+    assert!(refusal.contains("as root"), "{refusal}");
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    let mut settings = settings();
+    settings.user = "nobody-there".to_owned();
+    let what = (settings, place(), credentials());
+    let world = (RealNet, RealClock, RealSpawn);
+    let guard = Guard::on(memory, what, Rc::new(kv), world).unwrap();
+    let refusal = run(guard.before_start()).unwrap_err().to_string();
+    assert!(refusal.contains("nobody-there"), "{refusal}");
+}
+
+#[test]
+fn a_watch_tells_what_is_wrong_while_it_lasts() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    let guard = guard(&memory, &kv);
+    run(guard.before_start()).unwrap();
+    memory.0.free.set(5);
+    let config: Value =
+        serde_json::from_slice(&kv.get("service/demo/config").unwrap()).unwrap();
+    let mut edited = config;
+    edited["loop_wait"] = json!(7);
+    kv.set("service/demo/config", edited.to_string());
+    kv.set("service/other/members/worker-2-ff", "{}".to_owned());
+    kv.set(
+        "service/demo/members/worker-3-ff",
+        r#"{"role": "replica"}"#.to_owned(),
+    );
+    kv.set("service/demo/leader", "worker-2-gone".to_owned());
+    let (switch, stop) = holdfast_io::http::Stop::new();
+    let last = RefCell::new(None);
+    let wanted = [
+        "loop_wait is 7 (the file: 10)",
+        "5 bytes free",
+        "worker-2 is a member of the scope \"other\"",
+        "no replica is synchronous",
+    ];
+    let on_status = |status: crate::PostgresStatus| {
+        let all = status.problems.join("\n");
+        if wanted.iter().all(|one| all.contains(one)) {
+            let _ = switch.send(true);
+        }
+        last.replace(Some(status));
+    };
+    let limit = Duration::from_secs(10);
+    let watched = run(timeout(
+        &RealClock,
+        limit,
+        guard.watch(|_| {}, on_status, stop),
+    ));
+    let status = last.take().unwrap();
+    assert!(watched.is_ok(), "{:?}", status.problems);
+    assert_eq!(status.leader.as_deref(), Some("worker-2"));
+    assert_eq!(status.synchronous, "quorum");
+    assert_eq!(status.members.len(), 3);
+}

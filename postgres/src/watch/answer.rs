@@ -101,6 +101,12 @@ impl Answer {
         self.role == Role::Replica && self.state == "running"
     }
 
+    /// Whether PostgreSQL does not run, and nothing is done about it.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        matches!(self.state.as_str(), "stopped" | "crashed" | "start failed")
+    }
+
     /// What this member is to others.
     #[must_use]
     pub fn role(&self) -> Role {

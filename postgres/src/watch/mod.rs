@@ -21,6 +21,7 @@ pub use answer::Answer;
 pub use view::{Member, View, peer_of};
 
 use crate::dynamic::shorten;
+use crate::generate::generate;
 use crate::guard::Guard;
 use crate::host::Host;
 use crate::status::{PostgresStatus, Role};
@@ -47,6 +48,8 @@ pub(crate) struct Known {
     pub(crate) kv_problem: Option<String>,
     /// What the machine's look found.
     pub(crate) slow: Vec<String>,
+    /// There is something in the data directory, but no database.
+    pub(crate) unfinished_copy: bool,
     /// Whose server took our password.
     pub(crate) logged_in: Option<String>,
     timeline: Option<u64>,
@@ -63,6 +66,11 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         on_status: impl FnMut(PostgresStatus),
         mut stop: Stop,
     ) {
+        if self.wanted.borrow().is_none()
+            && let Ok(generated) = generate(&self.settings, &self.place, &self.credentials)
+        {
+            self.wanted.replace(Some(generated.dynamic));
+        }
         let known = RefCell::new(Known::default());
         let tell = RefCell::new((on_role, on_status));
         let changed = || {
@@ -152,6 +160,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             {
                 let mut known = known.borrow_mut();
                 (known.slow, known.logged_in) = (found, leader);
+                known.unfinished_copy = self.is_unfinished_copy();
             }
             changed();
             // The first look comes before the first view.
@@ -221,6 +230,3 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

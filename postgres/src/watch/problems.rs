@@ -9,9 +9,9 @@ use holdfast_io::clock::Clock;
 use holdfast_io::net::Net;
 use holdfast_io::spawn::Spawn;
 
-use super::{Known, View, peer_of};
+use super::{Answer, Known, View, peer_of};
 use crate::dynamic::{check_mark, differences, shorten};
-use crate::generate::{SUPERUSER, generate};
+use crate::generate::SUPERUSER;
 use crate::guard::Guard;
 use crate::host::{Host, Program};
 
@@ -53,8 +53,22 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
                 ));
             }
         }
+        if known.unfinished_copy && known.answer.as_ref().is_some_and(Answer::rests) {
+            found.push(format!(
+                "{} is not empty and has no control file, as after a copy that was interrupted: patronictl reinit {} {}",
+                self.settings.data_dir.display(),
+                self.settings.scope,
+                self.name
+            ));
+        }
         found.extend(known.slow.iter().cloned());
         found
+    }
+
+    /// Whether there is something in the data directory, but no database: Patroni leaves it alone.
+    pub(crate) fn is_unfinished_copy(&self) -> bool {
+        let empty = self.host.is_empty(&self.settings.data_dir);
+        matches!((empty, self.system_on_disk()), (Ok(false), Ok(None)))
     }
 
     fn problems_of_scope(&self, view: &View, found: &mut Vec<String>) {
@@ -73,9 +87,8 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
                     .to_owned(),
             );
         }
-        let generated = generate(&self.settings, &self.place, &self.credentials);
-        if let (Some(config), Ok(generated)) = (&view.config, generated) {
-            let differences = differences(config, &generated.dynamic);
+        if let (Some(config), Some(wanted)) = (&view.config, &*self.wanted.borrow()) {
+            let differences = differences(config, wanted);
             if !differences.is_empty() {
                 let listed = differences.join("; ");
                 found.push(format!("/config in the KV differs from the file: {listed}"));
