@@ -194,7 +194,8 @@ pub enum Event {
         /// The highest term that was seen.
         term: Option<u64>,
     },
-    /// Two servers lead by the same term, which cannot be: the pool stays with one of them.
+    /// Two servers lead by the same term: the pool leads to one of them, to one that answers
+    /// rather than to one that is silent, and to the one that it led to if it can.
     Ambiguous {
         /// Whom it leads to.
         kept: Name,

@@ -75,6 +75,11 @@ impl Backend {
         }
     }
 
+    /// Whether its last check was not answered.
+    pub(super) fn is_silent(&self) -> bool {
+        self.last == Some(None)
+    }
+
     /// A check is over.
     pub(super) fn observe(
         &mut self,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::super::{Event, Name, Pool, TERM_MEMORY};
 use super::Router;
+use super::backend::Backend;
 use super::sessions::Target;
 
 impl Router {
@@ -31,18 +32,21 @@ impl Router {
         }
     }
 
-    /// Of those that are up and lead by the highest term that was seen: the one that is led to
-    /// already, or the first by name.
+    /// Of those that are up and lead by the highest term that was seen: one whose last check was
+    /// answered, of those the one that is led to already, of those the first by name.
+    ///
+    /// One term for two happens when a new leader does not know its own yet: then the old one is
+    /// silent as a rule.
     fn rightful(&self) -> Option<Name> {
-        let mut claims = self.claims();
-        match &self.leader {
-            Some(leader) if claims.clone().any(|name| name == leader) => Some(leader.clone()),
-            _ => claims.next().cloned(),
-        }
+        let rank = |name: &&Name| {
+            let is_silent = self.backends.get(*name).is_none_or(Backend::is_silent);
+            (is_silent, self.leader.as_ref() != Some(*name))
+        };
+        self.claims().min_by_key(rank).cloned()
     }
 
     /// Who is up and leads by the highest term that was seen.
-    fn claims(&self) -> impl Iterator<Item = &Name> + Clone {
+    fn claims(&self) -> impl Iterator<Item = &Name> {
         let up = self.backends.iter().filter(|(_, b)| b.leads.up);
         up.filter(|(_, b)| b.term.is_some() && b.term == self.term)
             .map(|(name, _)| name)

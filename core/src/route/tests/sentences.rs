@@ -193,6 +193,20 @@ fn of_two_leaders_with_one_term_the_one_that_is_led_to_stays_and_it_is_told() {
 }
 
 #[test]
+fn of_two_leaders_with_one_term_the_one_that_answers_is_led_to() {
+    let mut world = whole();
+    let (session, _) = world.open(Pool::Exclusive);
+    world.say("a", None);
+    world.say("b", leads(5));
+    world.round();
+    assert_eq!(world.reset, [session]);
+    assert_eq!(exclusive(&world), ["b"]);
+    world.say("a", leads(5));
+    world.round();
+    assert_eq!(exclusive(&world), ["b"], "it does not go back and forth");
+}
+
+#[test]
 fn a_session_waits_for_a_server_and_gets_the_first_there_is() {
     let mut world = World::new(config(&["a", "b"]));
     let session = world.ask(Pool::Exclusive);
