@@ -9,9 +9,9 @@ use holdfast_io::http::Stop;
 use holdfast_io::kv::Kv;
 use holdfast_io::kv::consul::{self, Consul, Token, tls_from_file};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
-use holdfast_io::route::{Backend, Probe, Probing};
+use holdfast_io::route::Probe;
 use holdfast_postgres::guard::Guard;
-use holdfast_postgres::{Credentials, KvPlace, Place, PostgresStatus, Role, Settings};
+use holdfast_postgres::{Credentials, KvPlace, Place, PostgresStatus, RestProbe, Role, Settings};
 use tokio::sync::watch;
 
 use crate::children::Look;
@@ -129,16 +129,12 @@ fn connect(place: &KvPlace) -> Result<Rc<dyn Kv>, String> {
     Ok(Rc::new(client))
 }
 
-/// Nobody is asked yet.
-struct NoProbe;
-
-impl Probe for NoProbe {
-    fn probe<'a>(&'a self, _backend: &'a Backend) -> Probing<'a> {
-        Box::pin(async { None })
-    }
-}
-
 /// How the endpoints ask a server.
-pub(super) fn probe(_settings: &Settings) -> Rc<dyn Probe> {
-    Rc::new(NoProbe)
+pub(super) fn probe(settings: &Settings) -> Rc<dyn Probe> {
+    let world = (RealNet, RealClock, RealSpawn);
+    Rc::new(RestProbe::new(
+        world,
+        settings.rest_port,
+        settings.endpoints.lag_max,
+    ))
 }
