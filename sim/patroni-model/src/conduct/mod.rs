@@ -64,6 +64,11 @@ pub(crate) fn settled(settings: Settings, seed: u64) -> Shared {
             world.patroni_settled(member);
             world.endpoint_starts(member);
         }
+        // Everybody has had a turn, and watches the leader's key.
+        let keys = world.kv.keys.clone();
+        for face in &mut world.patroni {
+            face.cluster = keys.clone();
+        }
         world.clients_start();
     }
     shared

@@ -177,12 +177,14 @@ impl Patroni {
 
     /// The process, until it is killed.
     pub(crate) async fn run(self, first: At) {
-        self.sleep(first).await;
-        let now = self.now();
-        self.face(|face| face.next_run = now);
+        self.with(|world| {
+            let due = world.agenda.now + first;
+            let last = due.saturating_sub(world.settings.loop_wait);
+            world.patroni[self.me].next_run = last;
+        });
         loop {
-            self.turn().await;
             self.nap().await;
+            self.turn().await;
         }
     }
 
