@@ -11,7 +11,7 @@ fn refused(drill: &Drill) -> String {
     let why = obstacle(drill).expect("it is refused");
     let round = play(drill, 1);
     assert!(round.cut_short);
-    assert_eq!(round.notes, [why.clone()]);
+    assert_eq!(round.notes, std::slice::from_ref(&why));
     why
 }
 
