@@ -92,11 +92,13 @@ fn throughput_and_round_trip_against_a_direct_connection() {
         let through = stage.address(Pool::Exclusive).await;
         let measured = tokio::task::spawn_blocking(move || {
             for _ in 0..3 {
-                let (alone, led) = (gigabits(direct), gigabits(through));
+                let ((alone, cheap), (led, dear)) = (throughput(direct), throughput(through));
                 println!(
                     "{alone:.1} Gbit/s direct, {led:.1} through: {:.2}",
                     led / alone
                 );
+                let part = cheap.as_secs_f64() / dear.as_secs_f64();
+                println!("{cheap:?} per GiB direct, {dear:?} through: {part:.2}");
                 let (alone, led) = (round_trip(direct), round_trip(through));
                 println!("{alone:?} direct, {led:?} through for a question and its answer");
             }
