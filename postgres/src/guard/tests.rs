@@ -16,13 +16,16 @@ use crate::testing::{TestKv, credentials, place, run, settings};
 const OWNER: User = User { uid: 101, gid: 104 };
 const ROOT: User = User { uid: 0, gid: 0 };
 
+/// What a file has in it, its mode and its owner.
+type Written = (Vec<u8>, u32, Option<User>);
+
 /// A machine on which everything is as it should be.
 #[derive(Clone)]
 struct Memory(Rc<Inner>);
 
 struct Inner {
     metas: RefCell<BTreeMap<PathBuf, Meta>>,
-    files: RefCell<BTreeMap<PathBuf, (Vec<u8>, u32, Option<User>)>>,
+    files: RefCell<BTreeMap<PathBuf, Written>>,
     said: RefCell<BTreeMap<PathBuf, String>>,
     free: Cell<u64>,
     root: Cell<bool>,
@@ -344,8 +347,7 @@ fn a_watch_tells_what_is_wrong_while_it_lasts() {
     let guard = guard(&memory, &kv);
     run(guard.before_start()).unwrap();
     memory.0.free.set(5);
-    let config: Value =
-        serde_json::from_slice(&kv.get("service/demo/config").unwrap()).unwrap();
+    let config: Value = serde_json::from_slice(&kv.get("service/demo/config").unwrap()).unwrap();
     let mut edited = config;
     edited["loop_wait"] = json!(7);
     kv.set("service/demo/config", edited.to_string());
