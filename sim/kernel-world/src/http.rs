@@ -31,7 +31,16 @@ impl Answer {
 
 /// Ask, with one limit for all of it.
 pub fn get(at: SocketAddr, path: &str, limit: Duration) -> io::Result<Answer> {
-    ask(at, &Request { method: "GET", path, login: None, body: "" }, limit)
+    ask(
+        at,
+        &Request {
+            method: "GET",
+            path,
+            login: None,
+            body: "",
+        },
+        limit,
+    )
 }
 
 /// A question.
@@ -51,7 +60,9 @@ pub struct Request<'a> {
 pub fn ask(at: SocketAddr, request: &Request<'_>, limit: Duration) -> io::Result<Answer> {
     let deadline = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&at, limit)?;
-    let Request { method, path, body, .. } = request;
+    let Request {
+        method, path, body, ..
+    } = request;
     let mut text = format!("{method} {path} HTTP/1.0\r\nHost: {at}\r\n");
     if let Some((name, password)) = request.login {
         let login = STANDARD.encode(format!("{name}:{password}"));
@@ -59,7 +70,9 @@ pub fn ask(at: SocketAddr, request: &Request<'_>, limit: Duration) -> io::Result
     }
     if !body.is_empty() {
         let len = body.len();
-        text.push_str(&format!("Content-Type: application/json\r\nContent-Length: {len}\r\n"));
+        text.push_str(&format!(
+            "Content-Type: application/json\r\nContent-Length: {len}\r\n"
+        ));
     }
     text.push_str("\r\n");
     text.push_str(body);

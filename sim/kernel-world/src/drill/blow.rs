@@ -79,7 +79,12 @@ impl Strike {
 }
 
 /// Whom a blow means.
-fn target(scene: &Scene<'_>, target: Target, seed: u64, number: usize) -> Result<usize, StageError> {
+fn target(
+    scene: &Scene<'_>,
+    target: Target,
+    seed: u64,
+    number: usize,
+) -> Result<usize, StageError> {
     let leader = scene.leader();
     let leader = leader.ok_or_else(|| StageError::Drill("nobody leads".to_owned()))?;
     let members = scene.ground.members().len();
@@ -267,7 +272,8 @@ fn pause(scene: &mut Scene<'_>, tools: &Tools) -> Result<Strike, StageError> {
     let members = 0..scene.ground.members().len();
     let paused = || {
         let mut all = members.clone();
-        all.all(|member| scene.board.now(member).is_some_and(|said| said.pause)).then_some(())
+        all.all(|member| scene.board.now(member).is_some_and(|said| said.pause))
+            .then_some(())
     };
     scene.wait("all know of the pause", SHOWS_BOUND, paused)?;
     let member = scene.ground.members()[leader].clone();
@@ -277,7 +283,14 @@ fn pause(scene: &mut Scene<'_>, tools: &Tools) -> Result<Strike, StageError> {
         .args([format!("--reuid={uid}"), format!("--regid={gid}")])
         .args(["--clear-groups", "--"])
         .arg(tools.postgres.join("pg_ctl"))
-        .args(["restart", "-m", "fast", "-w", "-t", &RESTART_BOUND_S.to_string()])
+        .args([
+            "restart",
+            "-m",
+            "fast",
+            "-w",
+            "-t",
+            &RESTART_BOUND_S.to_string(),
+        ])
         .arg("-D")
         .arg(&member.data)
         .arg("-l")
@@ -311,17 +324,14 @@ fn rolling_restart(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
         scene.wait("it is seen that it stopped", bound, gone)?;
         scene.whole(bound)?;
         let (took, back) = (stopped - begun, scene.clock.now() - stopped);
-        strike.notes.push(format!("{name} stopped in {took:.1?}, whole again {back:.1?} later"));
+        strike.notes.push(format!(
+            "{name} stopped in {took:.1?}, whole again {back:.1?} later"
+        ));
     }
     Ok(strike)
 }
 
-fn copy(
-    scene: &mut Scene<'_>,
-    link: &str,
-    seed: u64,
-    number: usize,
-) -> Result<Strike, StageError> {
+fn copy(scene: &mut Scene<'_>, link: &str, seed: u64, number: usize) -> Result<Strike, StageError> {
     let member = target(scene, Target::Standby, seed, number)?;
     let mut strike = Strike::new(member);
     scene.ground.shape(member, Some(link))?;
@@ -337,7 +347,9 @@ fn copy(
         .and_then(|()| scene.whole(scene.drill.whole_bound));
     scene.ground.shape(member, None)?;
     let took = copied? - strike.at;
-    strike.notes.push(format!("copied and streaming {took:.1?} later"));
+    strike
+        .notes
+        .push(format!("copied and streaming {took:.1?} later"));
     Ok(strike)
 }
 
@@ -359,11 +371,7 @@ fn cancel_waits(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
     Ok(strike)
 }
 
-fn force_failover(
-    scene: &mut Scene<'_>,
-    seed: u64,
-    number: usize,
-) -> Result<Strike, StageError> {
+fn force_failover(scene: &mut Scene<'_>, seed: u64, number: usize) -> Result<Strike, StageError> {
     let leader = target(scene, Target::Leader, 0, 0)?;
     let candidate = target(scene, Target::Standby, seed, number)?;
     let name = scene.patroni_name(candidate);

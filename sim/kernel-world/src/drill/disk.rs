@@ -60,6 +60,8 @@ impl Drop for Disk {
 /// When it is none that can be frozen.
 pub fn freeze(folder: &Path, on: bool) -> Result<(), StageError> {
     let mut command = Command::new("fsfreeze");
-    command.arg(if on { "--freeze" } else { "--unfreeze" }).arg(folder);
+    command
+        .arg(if on { "--freeze" } else { "--unfreeze" })
+        .arg(folder);
     super::run(command, "fsfreeze")
 }

@@ -48,14 +48,16 @@ impl Keeper {
         let over = Arc::new(AtomicBool::new(false));
         let (lab, own) = (Lab::attach(prefix)?, Lab::attach(prefix)?);
         let (all, flag, program) = (Arc::clone(&kept), Arc::clone(&over), holdfast.clone());
-        let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
-            while !flag.load(Ordering::SeqCst) {
-                for (name, kept) in lock(&all).iter_mut() {
-                    look(name, kept, &own, &program);
+        let thread = thread::Builder::new()
+            .name("keeper".to_owned())
+            .spawn(move || {
+                while !flag.load(Ordering::SeqCst) {
+                    for (name, kept) in lock(&all).iter_mut() {
+                        look(name, kept, &own, &program);
+                    }
+                    thread::sleep(LOOK_EVERY);
                 }
-                thread::sleep(LOOK_EVERY);
-            }
-        });
+            });
         Ok(Keeper {
             kept,
             over,
@@ -73,7 +75,11 @@ impl Keeper {
         let mut all = lock(&self.kept);
         let kept = all.entry(name.to_owned()).or_default();
         kept.is_wanted = true;
-        if kept.process.as_mut().is_none_or(|process| process.ended().is_some()) {
+        if kept
+            .process
+            .as_mut()
+            .is_none_or(|process| process.ended().is_some())
+        {
             kept.process = Some(spawn(name, &self.lab, &self.holdfast)?);
         }
         Ok(())
@@ -92,7 +98,9 @@ impl Keeper {
     /// When it cannot be waited for.
     pub fn stop(&mut self, name: &str) -> Result<(), StageError> {
         self.lose(name);
-        let process = lock(&self.kept).get_mut(name).and_then(|kept| kept.process.take());
+        let process = lock(&self.kept)
+            .get_mut(name)
+            .and_then(|kept| kept.process.take());
         if let Some(process) = process {
             process.stop(STOP_BOUND)?;
         }
@@ -102,7 +110,10 @@ impl Keeper {
     /// Which ended by themselves, and how often.
     pub fn ended(&mut self) -> Vec<String> {
         let mut ended = Vec::new();
-        for (name, kept) in lock(&self.kept).iter_mut().filter(|(_, kept)| kept.ends > 0) {
+        for (name, kept) in lock(&self.kept)
+            .iter_mut()
+            .filter(|(_, kept)| kept.ends > 0)
+        {
             let times = std::mem::take(&mut kept.ends);
             ended.push(format!("the sidecar of {name}, {times} times,"));
         }
@@ -130,7 +141,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn look(name: &str, kept: &mut Kept, lab: &Lab, holdfast: &Path) {
-    if !kept.is_wanted || kept.process.as_mut().is_none_or(|process| process.ended().is_none()) {
+    if !kept.is_wanted
+        || kept
+            .process
+            .as_mut()
+            .is_none_or(|process| process.ended().is_none())
+    {
         kept.ended_at = None;
         return;
     }
@@ -147,11 +163,16 @@ fn look(name: &str, kept: &mut Kept, lab: &Lab, holdfast: &Path) {
 
 fn spawn(name: &str, lab: &Lab, holdfast: &Path) -> Result<Process, StageError> {
     let folder = lab.folder();
-    let mut command = lab.command(name, holdfast)?;
+    let hosts = folder.join(format!("{name}.hosts"));
+    let mut command = super::with_hosts(lab, name, &hosts, holdfast)?;
     command
         .args(["sidecar", "--config"])
         .arg(folder.join(format!("{name}.toml")))
         .current_dir("/");
     mesh::environment(&mut command);
-    Ok(Process::spawn(name, command, &folder.join(format!("{name}.log")))?)
+    Ok(Process::spawn(
+        name,
+        command,
+        &folder.join(format!("{name}.log")),
+    )?)
 }

@@ -51,7 +51,12 @@ impl Ends {
     /// Of those files; one that is not there yet ends at its beginning.
     pub fn of(paths: Vec<PathBuf>) -> Ends {
         let len = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
-        Ends(paths.into_iter().map(|path| (path.clone(), len(&path))).collect())
+        Ends(
+            paths
+                .into_iter()
+                .map(|path| (path.clone(), len(&path)))
+                .collect(),
+        )
     }
 
     /// What was written since, with a time, and in files that came since.

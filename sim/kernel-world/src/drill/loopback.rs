@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_lab::Place;
-use holdfast_lab::process::Process;
+use holdfast_lab::process::{Process, wait_for};
 use holdfast_plan::drill::{Drill, Processes};
 use serde_json::json;
 
@@ -21,10 +21,15 @@ use super::ground::{Ground, KV_PORT, Logins, Member, REST_PORT, SQL_PORT, STOP_B
 use super::patroni;
 use super::procs::{is_there, postmaster, send, with_descendants};
 use super::tools::{Tools, own_folder};
+use super::whole::Interrupts;
 use crate::stage::{Stage, StageError};
 
 /// The namespace.
 const SPACE: &str = "all";
+/// How long Consul's servers may take to find each other and a leader.
+const KV_BOUND: Duration = Duration::from_secs(30);
+/// The file in the lab's folder with the names of all addresses.
+const HOSTS: &str = "hosts";
 /// How long Consul may take to say who leads.
 const LEADER_LIMIT: Duration = Duration::from_millis(500);
 
@@ -91,6 +96,11 @@ impl Loopback {
                 name,
             });
         }
+        let hosts = members
+            .iter()
+            .map(|own| format!("{} {}\n", own.sql.ip(), own.name));
+        let hosts = format!("127.0.0.1 localhost\n{}", hosts.collect::<String>());
+        super::write(&folder.join(HOSTS), &hosts)?;
         let logins = patroni::logins();
         for (member, octet) in members.iter().zip(drill.coordinators + 1..) {
             let home = folder.join(&member.name);
@@ -114,6 +124,18 @@ impl Loopback {
             tools: tools.clone(),
             stage,
         };
+        for machine in 0..machines {
+            this.start_consul(machine)?;
+        }
+        // Patroni would try again, but only after some seconds.
+        let agents: Vec<SocketAddr> = (1..=drill.coordinators + drill.workers)
+            .map(kv_of)
+            .collect();
+        let asked = |at: &SocketAddr| super::kv_leader(&[*at], LEADER_LIMIT).is_some();
+        let all_know = || Interrupts::came() || agents.iter().all(asked);
+        this.stage.lab.run_in(SPACE, || {
+            wait_for("Consul has a leader", KV_BOUND, all_know)
+        })??;
         for member in 0..this.members.len() {
             this.start(member)?;
         }
@@ -141,7 +163,9 @@ impl Loopback {
     fn start_patroni(&mut self, member: usize) -> Result<(), StageError> {
         let own = &self.members[member];
         let (uid, gid) = self.tools.owner;
-        let mut command = self.stage.lab.command(SPACE, "setpriv")?;
+        let hosts = self.stage.lab.folder().join(HOSTS);
+        let setpriv = Path::new("setpriv");
+        let mut command = super::with_hosts(&self.stage.lab, SPACE, &hosts, setpriv)?;
         command
             .args([format!("--reuid={uid}"), format!("--regid={gid}")])
             .args(["--clear-groups", "--"])
@@ -187,7 +211,10 @@ impl Ground for Loopback {
     }
 
     fn kv(&self) -> (String, Vec<SocketAddr>) {
-        (SPACE.to_owned(), (1..=self.coordinators).map(kv_of).collect())
+        (
+            SPACE.to_owned(),
+            (1..=self.coordinators).map(kv_of).collect(),
+        )
     }
 
     fn pids(&self, member: usize, what: Processes) -> Result<Vec<u32>, StageError> {
@@ -195,7 +222,9 @@ impl Ground for Loopback {
         let own = &self.members[member];
         let master = postmaster(&own.data, &among);
         let patroni = self.patronis[member].as_ref().map(Process::pid);
-        let agent = self.consuls[self.machine(member)].as_ref().map(Process::pid);
+        let agent = self.consuls[self.machine(member)]
+            .as_ref()
+            .map(Process::pid);
         let roots: Vec<u32> = match what {
             Processes::Postmaster => return Ok(master.into_iter().collect()),
             Processes::Database => patroni.into_iter().chain(master).collect(),
@@ -207,7 +236,10 @@ impl Ground for Loopback {
 
     fn kv_leader(&self) -> Result<Option<u32>, StageError> {
         let (space, servers) = self.kv();
-        let leader = self.stage.lab.run_in(&space, || super::kv_leader(&servers, LEADER_LIMIT))?;
+        let leader = self
+            .stage
+            .lab
+            .run_in(&space, || super::kv_leader(&servers, LEADER_LIMIT))?;
         let machine = leader.and_then(|octet| usize::from(octet).checked_sub(1));
         let process = machine.and_then(|machine| self.consuls.get(machine)?.as_ref());
         Ok(process.map(Process::pid))
@@ -221,12 +253,16 @@ impl Ground for Loopback {
     fn start(&mut self, member: usize) -> Result<(), StageError> {
         let servers = 0..usize::from(self.coordinators);
         for machine in servers.chain([self.machine(member)]) {
-            let runs = self.consuls[machine].as_mut().is_some_and(|p| p.ended().is_none());
+            let runs = self.consuls[machine]
+                .as_mut()
+                .is_some_and(|p| p.ended().is_none());
             if !runs {
                 self.start_consul(machine)?;
             }
         }
-        let runs = self.patronis[member].as_mut().is_some_and(|p| p.ended().is_none());
+        let runs = self.patronis[member]
+            .as_mut()
+            .is_some_and(|p| p.ended().is_none());
         if !runs {
             self.start_patroni(member)?;
         }
@@ -286,7 +322,7 @@ impl Drop for Loopback {
         let gone = || !among.iter().any(|pid| is_there(*pid));
         self.patronis.clear();
         self.consuls.clear();
-        let _ = holdfast_lab::process::wait_for("all ended", STOP_BOUND, gone);
+        let _ = wait_for("all ended", STOP_BOUND, gone);
         self.disks.clear();
     }
 }
@@ -338,4 +374,3 @@ fn consul(coordinators: u8, octet: u8, folder: &Path) -> serde_json::Value {
     }
     config
 }
-

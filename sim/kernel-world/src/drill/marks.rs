@@ -98,14 +98,21 @@ pub fn tell<'a>(scene: &'a Scene<'a>, story: &'a Story, round: &mut Round) {
     round.rejoins = story
         .struck
         .iter()
-        .filter(|member| scene.board.now(**member).is_some_and(|said| said.is_streaming()))
+        .filter(|member| {
+            scene
+                .board
+                .now(**member)
+                .is_some_and(|said| said.is_streaming())
+        })
         .map(|member| (members[*member].name.clone(), rejoin(story, fault, *member)))
         .collect();
     round.two_primaries_ms = two_wrote(&round.history.writes);
     let both = two_led(scene, story);
     if !both.is_zero() {
         let both = both.as_millis();
-        round.notes.push(format!("two members were out of recovery for {both} ms"));
+        round
+            .notes
+            .push(format!("two members were out of recovery for {both} ms"));
     }
 }
 
@@ -133,7 +140,11 @@ impl Marks<'_> {
         let (last, first) = gap(writes, fault, changed);
         for (write, at, point) in [
             (last, last.map(|write| write.asked), Point::LastAcknowledged),
-            (first, first.map(|write| write.ended), Point::FirstAcknowledged),
+            (
+                first,
+                first.map(|write| write.ended),
+                Point::FirstAcknowledged,
+            ),
         ] {
             if let Some((write, at)) = write.zip(at) {
                 let member = member_of(self.scene.ground.members(), &write.member);
@@ -150,7 +161,9 @@ impl Marks<'_> {
         for member in 0..self.scene.ground.members().len() {
             let is_struck = self.story.struck.contains(&member);
             let checked = self.scene.board.samples(member, self.fault);
-            let failed = checked.iter().find(|sample| is_struck && sample.said.is_none());
+            let failed = checked
+                .iter()
+                .find(|sample| is_struck && sample.said.is_none());
             let check = failed.map(|sample| {
                 let source = "GET /patroni is not answered".to_owned();
                 (sample.told, member, source)
@@ -174,7 +187,10 @@ impl Marks<'_> {
         let changes = self.scene.board.changes(self.fault);
         let leader = changes.iter().filter(|change| change.key == "leader");
         let holders = leader.map(|change| {
-            let holder = change.value.as_deref().and_then(|name| member_of(members, name));
+            let holder = change
+                .value
+                .as_deref()
+                .and_then(|name| member_of(members, name));
             (change.at, holder)
         });
         let mut is_free = false;
@@ -227,10 +243,18 @@ impl Marks<'_> {
         };
         let samples = self.scene.board.samples(old, self.fault);
         let back = samples.iter().find(|sample| {
-            sample.said.as_ref().is_some_and(super::sight::Said::is_streaming)
+            sample
+                .said
+                .as_ref()
+                .is_some_and(super::sight::Said::is_streaming)
         });
         if let Some(sample) = back {
-            self.add(sample.told, Point::OldBack, Some(old), "GET /patroni says streaming");
+            self.add(
+                sample.told,
+                Point::OldBack,
+                Some(old),
+                "GET /patroni says streaming",
+            );
         }
     }
 }
@@ -238,8 +262,14 @@ impl Marks<'_> {
 /// The last write before a gap and the first after it. With another leader, by the server that
 /// took them; else by when they were asked for.
 fn gap(writes: &[Write], fault: Duration, changed: bool) -> (Option<&Write>, Option<&Write>) {
-    let done = || writes.iter().filter(|write| write.outcome == Outcome::Acknowledged);
-    let before = done().filter(|write| write.asked < fault).max_by_key(|write| write.asked);
+    let done = || {
+        writes
+            .iter()
+            .filter(|write| write.outcome == Outcome::Acknowledged)
+    };
+    let before = done()
+        .filter(|write| write.asked < fault)
+        .max_by_key(|write| write.asked);
     let old = before.and_then(|write| write.server.as_ref());
     if !changed || old.is_none() {
         let first = done().filter(|write| write.asked >= fault);
@@ -247,13 +277,19 @@ fn gap(writes: &[Write], fault: Duration, changed: bool) -> (Option<&Write>, Opt
     }
     let last = done().filter(|write| write.server.as_ref() == old);
     let first = done().filter(|write| write.server.as_ref() != old && write.ended > fault);
-    (last.max_by_key(|write| write.asked), first.min_by_key(|write| write.ended))
+    (
+        last.max_by_key(|write| write.asked),
+        first.min_by_key(|write| write.ended),
+    )
 }
 
 /// For how long, at most, writes were acknowledged by two servers.
 fn two_wrote(writes: &[Write]) -> u64 {
     let mut spans: Vec<(&str, Duration, Duration)> = Vec::new();
-    for write in writes.iter().filter(|write| write.outcome == Outcome::Acknowledged) {
+    for write in writes
+        .iter()
+        .filter(|write| write.outcome == Outcome::Acknowledged)
+    {
         let Some(server) = write.server.as_deref() else {
             continue;
         };
@@ -268,7 +304,9 @@ fn two_wrote(writes: &[Write]) -> u64 {
     let mut longest = Duration::ZERO;
     for (index, (_, first, last)) in spans.iter().enumerate() {
         for (_, other_first, other_last) in &spans[index + 1..] {
-            let both = (*last).min(*other_last).saturating_sub(*first.max(other_first));
+            let both = (*last)
+                .min(*other_last)
+                .saturating_sub(*first.max(other_first));
             longest = longest.max(both);
         }
     }
@@ -281,7 +319,10 @@ fn two_led(scene: &Scene<'_>, story: &Story) -> Duration {
         let mut spans: Vec<(Duration, Duration)> = Vec::new();
         let mut open = false;
         for sample in scene.board.samples(member, story.base) {
-            let leads = sample.said.as_ref().is_some_and(super::sight::Said::is_primary);
+            let leads = sample
+                .said
+                .as_ref()
+                .is_some_and(super::sight::Said::is_primary);
             match (leads, open, spans.last_mut()) {
                 (true, true, Some(last)) => last.1 = sample.asked,
                 (true, ..) => spans.push((sample.told, sample.told)),
@@ -305,8 +346,15 @@ fn two_led(scene: &Scene<'_>, story: &Story) -> Duration {
 
 /// How a member came back, by its logs.
 fn rejoin(story: &Story, fault: Duration, member: usize) -> Rejoin {
-    let copied = ["replica has been created using basebackup", "bootstrapped from leader"];
-    let rewound = ["running pg_rewind from", "pg_rewind exit code=0", "pg_rewind: Done!"];
+    let copied = [
+        "replica has been created using basebackup",
+        "bootstrapped from leader",
+    ];
+    let rewound = [
+        "running pg_rewind from",
+        "pg_rewind exit code=0",
+        "pg_rewind: Done!",
+    ];
     if story.line(member, fault, &copied).is_some() {
         Rejoin::Copy
     } else if story.line(member, fault, &rewound).is_some() {
@@ -334,7 +382,12 @@ mod tests {
 
     #[test]
     fn a_gap_ends_with_the_new_leaders_first_write() {
-        let writes = [write(1, 2, "a 1"), write(5, 9, "a 1"), write(20, 30, "b 2"), write(21, 25, "b 2")];
+        let writes = [
+            write(1, 2, "a 1"),
+            write(5, 9, "a 1"),
+            write(20, 30, "b 2"),
+            write(21, 25, "b 2"),
+        ];
         let (last, first) = gap(&writes, Duration::from_millis(6), true);
         assert_eq!(last.map(|write| write.id), Some(5));
         assert_eq!(first.map(|write| write.id), Some(21));
@@ -352,9 +405,18 @@ mod tests {
     fn two_servers_that_acknowledge_in_turns_are_two_primaries() {
         let one = [write(1, 2, "a 1"), write(5, 9, "a 1"), write(20, 30, "b 2")];
         assert_eq!(two_wrote(&one), 0);
-        let two = [write(1, 2, "a 1"), write(5, 40, "a 1"), write(20, 30, "b 2")];
+        let two = [
+            write(1, 2, "a 1"),
+            write(5, 40, "a 1"),
+            write(20, 30, "b 2"),
+        ];
         assert_eq!(two_wrote(&two), 0);
-        let both = [write(1, 2, "a 1"), write(5, 40, "a 1"), write(20, 30, "b 2"), write(40, 50, "b 2")];
+        let both = [
+            write(1, 2, "a 1"),
+            write(5, 40, "a 1"),
+            write(20, 30, "b 2"),
+            write(40, 50, "b 2"),
+        ];
         assert_eq!(two_wrote(&both), 10);
     }
 }

@@ -33,8 +33,7 @@ const SLOTS_BOUND: Duration = Duration::from_secs(90);
 /// How long Consul may take to say who leads.
 const LEADER_LIMIT: Duration = Duration::from_millis(500);
 /// Where a worker's endpoint for the primary is, in its own namespace.
-const PRIMARY: SocketAddr =
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 10, 0, 1)), SQL_PORT);
+const PRIMARY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 10, 0, 1)), SQL_PORT);
 
 #[derive(Deserialize)]
 struct Page {
@@ -80,7 +79,9 @@ impl Mesh {
             lab = lab.wire_binary(&wire);
             for machine in &machines {
                 let (node, nat) = (space(*machine), format!("nat-{machine}"));
-                lab = lab.router(&nat, Nat::default()).node(&node, Place::Behind(&nat));
+                lab = lab
+                    .router(&nat, Nat::default())
+                    .node(&node, Place::Behind(&nat));
                 if !is_worker(*machine) {
                     lab = lab.publish(&node, KV_PORT, KV_PORT);
                 } else if is_emulated {
@@ -119,6 +120,8 @@ impl Mesh {
                 holdfast: stage.holdfast(),
                 folder: &folder,
             };
+            let hosts = folder.join(format!("{}.hosts", space(*machine)));
+            super::write(&hosts, "127.0.0.1 localhost\n")?;
             let text = mesh_config::toml(drill, tools, &described);
             super::write(&folder.join(format!("{}.toml", space(*machine))), &text)?;
         }
@@ -147,7 +150,10 @@ impl Mesh {
     fn known(&self, machine: u8) -> Result<Member, StageError> {
         let space = space(machine);
         let slot = wait_for_value(&format!("a slot of {space}"), SLOTS_BOUND, || {
-            let page = self.stage.lab.run_in(&space, || http::get(ADMIN, "/status", PAGE_LIMIT));
+            let page = self
+                .stage
+                .lab
+                .run_in(&space, || http::get(ADMIN, "/status", PAGE_LIMIT));
             let page: Page = serde_json::from_str(&page.ok()?.ok()?.body).ok()?;
             match page.sidecar.slot.slot {
                 None if Interrupts::came() => Some(None),
@@ -294,9 +300,13 @@ impl Ground for Mesh {
 
     fn shape(&mut self, member: usize, link: Option<&str>) -> Result<(), StageError> {
         let usual = self.link.as_deref();
-        let spec = link.or(usual).map_or_else(|| Ok(LinkSpec::none()), LinkSpec::new)?;
+        let spec = link
+            .or(usual)
+            .map_or_else(|| Ok(LinkSpec::none()), LinkSpec::new)?;
         for direction in [Direction::Up, Direction::Down] {
-            self.stage.lab.set_link(&self.members[member].space, direction, &spec)?;
+            self.stage
+                .lab
+                .set_link(&self.members[member].space, direction, &spec)?;
         }
         Ok(())
     }
@@ -328,7 +338,10 @@ pub fn environment(command: &mut std::process::Command) {
     members::only_these_secrets(command);
     let logins = mesh_config::logins();
     command
-        .env("HOLDFAST_SECRET_POSTGRES_SUPERUSER_PASSWORD", logins.superuser)
+        .env(
+            "HOLDFAST_SECRET_POSTGRES_SUPERUSER_PASSWORD",
+            logins.superuser,
+        )
         .env("HOLDFAST_SECRET_PATRONI_REST_PASSWORD", logins.rest.1)
         .env("TZ", "UTC");
 }

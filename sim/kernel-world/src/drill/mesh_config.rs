@@ -17,6 +17,9 @@ use crate::stage::{BROKER_PORT, Stage, StageError, TURN_PORT, TURN_SECRET_FILE};
 const KEY_FILE: &str = "instance.key";
 /// What is in it.
 const KEY: [u8; 32] = [0x33; 32];
+/// Passwords as they are derived: 32 letters and digits.
+const SUPERUSER_PASSWORD: &str = "drillSuperuserDrillSuperuserXX11";
+const REST_PASSWORD: &str = "drillRestDrillRestDrillRestXXX22";
 /// Raft, and gossip in a data centre and between them; PostgreSQL and Patroni. Whether UDP too.
 const PORTS: [(u16, bool); 5] = [
     (8300, false),
@@ -46,8 +49,8 @@ pub struct Machine<'a> {
 /// The passwords that are known here; the others are derived.
 pub fn logins() -> Logins {
     Logins {
-        superuser: "drill-superuser".to_owned(),
-        rest: (REST_USER.to_owned(), "drill-rest".to_owned()),
+        superuser: SUPERUSER_PASSWORD.to_owned(),
+        rest: (REST_USER.to_owned(), REST_PASSWORD.to_owned()),
     }
 }
 
@@ -73,11 +76,11 @@ pub fn toml(drill: &Drill, tools: &Tools, machine: &Machine<'_>) -> String {
         ("state_dir", "state"),
         ("run_dir", "run"),
         ("secrets_dir", "secrets"),
-        ("hosts_file", "hosts"),
         ("dump_dir", "dumps"),
     ] {
         let _ = writeln!(out, "{key} = {:?}", home.join(name));
     }
+    let _ = writeln!(out, "hosts_file = \"/etc/hosts\"");
     let server = SERVERS[0];
     let _ = write!(
         out,
@@ -89,7 +92,11 @@ pub fn toml(drill: &Drill, tools: &Tools, machine: &Machine<'_>) -> String {
         let urls = machine.gateways.iter().map(|at| format!("http://{at}"));
         let _ = write!(out, "\n[kv]\naddresses = {:?}\n", urls.collect::<Vec<_>>());
     }
-    let _ = write!(out, "\n[consul]\nprogram = {:?}\nraft_multiplier = 1\n", tools.consul);
+    let _ = write!(
+        out,
+        "\n[consul]\nprogram = {:?}\nraft_multiplier = 1\n",
+        tools.consul
+    );
     if !is_worker {
         // Its agent listens on loopback alone: what the router publishes is taken on to there.
         let _ = write!(
@@ -110,7 +117,11 @@ pub fn toml(drill: &Drill, tools: &Tools, machine: &Machine<'_>) -> String {
         folder.join(TURN_SECRET_FILE)
     );
     for slot in 1..=drill.coordinators + drill.workers {
-        let role = if slot > drill.coordinators { "worker" } else { "coordinator" };
+        let role = if slot > drill.coordinators {
+            "worker"
+        } else {
+            "coordinator"
+        };
         let _ = write!(out, "\n[[peers]]\nid = \"{role}-{slot}\"\nvip = {slot}\n");
     }
     out
@@ -138,9 +149,18 @@ fn postgres(drill: &Drill, tools: &Tools, home: &Path) -> String {
         let _ = writeln!(out, "{key} = \"{}s\"", value.as_secs());
     }
     if !database.parameters.is_empty() {
-        let pairs = database.parameters.iter().map(|(name, value)| format!("{name} = {value:?}"));
-        let _ = writeln!(out, "parameters = {{ {} }}", pairs.collect::<Vec<_>>().join(", "));
+        let pairs = database
+            .parameters
+            .iter()
+            .map(|(name, value)| format!("{name} = {value:?}"));
+        let _ = writeln!(
+            out,
+            "parameters = {{ {} }}",
+            pairs.collect::<Vec<_>>().join(", ")
+        );
     }
-    out.push_str("\n[postgres.endpoints]\nprimary = \"127.10.0.1:5432\"\nreplicas = \"127.10.0.2:5432\"\n");
+    out.push_str(
+        "\n[postgres.endpoints]\nprimary = \"127.10.0.1:5432\"\nreplicas = \"127.10.0.2:5432\"\n",
+    );
     out
 }

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use holdfast_lab::Lab;
 use holdfast_plan::drill::{Blow, Drill, Round, Transport};
 
 use self::ground::Ground;
@@ -64,11 +65,7 @@ pub fn obstacle(drill: &Drill) -> Option<String> {
 ///
 /// # Errors
 /// When the cluster cannot be built: without privilege or tools, or as it does not become whole.
-pub fn play(
-    drill: &Drill,
-    seeds: &[u64],
-    told: &mut dyn FnMut(Round),
-) -> Result<(), StageError> {
+pub fn play(drill: &Drill, seeds: &[u64], told: &mut dyn FnMut(Round)) -> Result<(), StageError> {
     let tools = Tools::find().map_err(StageError::Drill)?;
     // Before the cluster: it is gone when the signal has its usual effect.
     let _interrupts = Interrupts::take();
@@ -125,6 +122,18 @@ fn thread(name: &str) -> impl FnOnce(io::Error) -> StageError + use<> {
 
 fn write(path: &Path, text: &str) -> Result<(), StageError> {
     fs::write(path, text).map_err(file(path))
+}
+
+/// A program in a namespace, where `/etc/hosts` is another file: Patroni looks up the name of its
+/// own address when it starts, which takes 10 s where no name server answers.
+fn with_hosts(lab: &Lab, space: &str, hosts: &Path, program: &Path) -> Result<Command, StageError> {
+    let mut command = lab.command(space, "unshare")?;
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+        .arg(hosts)
+        .arg(program);
+    Ok(command)
 }
 
 /// Runs a program to its end.

@@ -53,7 +53,10 @@ pub fn config(
         SocketAddr::V6(_) => 0,
     };
     let invalid = |why: String| StageError::Drill(format!("Patroni's configuration: {why}"));
-    let id: PeerId = member.name.parse().map_err(|_| invalid(member.name.clone()))?;
+    let id: PeerId = member
+        .name
+        .parse()
+        .map_err(|_| invalid(member.name.clone()))?;
     let vip = Vip::new(u16::from(octet)).map_err(|error| invalid(error.to_string()))?;
     let place = Place {
         cluster: "lab".to_owned(),
@@ -101,7 +104,11 @@ fn settings(drill: &Drill, member: &Member, tools: &Tools) -> Settings {
         loop_wait: database.loop_wait,
         retry_timeout: database.retry_timeout,
         maximum_lag_on_failover: 1 << 20,
-        parameters: database.parameters.iter().cloned().collect::<BTreeMap<_, _>>(),
+        parameters: database
+            .parameters
+            .iter()
+            .cloned()
+            .collect::<BTreeMap<_, _>>(),
         overlay: None,
         // The writers use none, here and there.
         tls: false,

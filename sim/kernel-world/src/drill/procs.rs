@@ -19,7 +19,11 @@ pub fn with_descendants(roots: &[u32], among: &[u32]) -> Vec<u32> {
         .iter()
         .filter_map(|pid| Some((*pid, parent(*pid)?)))
         .collect();
-    let mut found: BTreeSet<u32> = roots.iter().copied().filter(|p| among.contains(p)).collect();
+    let mut found: BTreeSet<u32> = roots
+        .iter()
+        .copied()
+        .filter(|p| among.contains(p))
+        .collect();
     loop {
         let more = parents.iter().filter(|(_, parent)| found.contains(parent));
         let more: Vec<u32> = more.map(|(pid, _)| *pid).collect();

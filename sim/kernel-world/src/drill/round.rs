@@ -86,7 +86,12 @@ impl Cluster {
         if let Err(error) = self.play(drill, seed, number, &mut round) {
             round.cut_short = true;
             round.notes.push(error.to_string());
-            round.notes.extend(self.ground.ended().into_iter().map(|what| format!("{what} ended")));
+            round.notes.extend(
+                self.ground
+                    .ended()
+                    .into_iter()
+                    .map(|what| format!("{what} ended")),
+            );
         }
         round
     }
@@ -102,9 +107,14 @@ impl Cluster {
         self.scene(drill).whole(drill.whole_bound)?;
         work::prepare(self.ground.as_ref(), SQL_BOUND)?;
         let paths = |ground: &dyn Ground| -> Vec<_> {
-            (0..ground.members().len()).map(|member| ground.logs(member)).collect()
+            (0..ground.members().len())
+                .map(|member| ground.logs(member))
+                .collect()
         };
-        let ends: Vec<Ends> = paths(self.ground.as_ref()).into_iter().map(Ends::of).collect();
+        let ends: Vec<Ends> = paths(self.ground.as_ref())
+            .into_iter()
+            .map(Ends::of)
+            .collect();
         let base = clock.now();
         self.sight.board.forget(base);
         let mut writers = Writers::start(self.ground.as_ref(), &drill.work, clock.origin + base)?;
@@ -113,7 +123,10 @@ impl Cluster {
         writers.stop(&drill.work);
         round.history = writers.recorder.history(None);
         let logs = paths(self.ground.as_ref());
-        let lines = ends.iter().zip(&logs).map(|(ends, paths)| ends.since(paths, self.clocks));
+        let lines = ends
+            .iter()
+            .zip(&logs)
+            .map(|(ends, paths)| ends.since(paths, self.clocks));
         story.lines = lines.collect();
         let found = work::read_rows(self.ground.as_ref(), SQL_BOUND);
         let scene = self.scene(drill);
@@ -140,7 +153,9 @@ impl Cluster {
         let begun = || (writers.recorder.progress().acknowledged >= wanted).then_some(());
         scene.wait("writers begin", WRITERS_BOUND, begun)?;
         let renewed = moment(&scene, seed)?;
-        let leader = scene.leader().ok_or_else(|| StageError::Drill("nobody leads".to_owned()))?;
+        let leader = scene
+            .leader()
+            .ok_or_else(|| StageError::Drill("nobody leads".to_owned()))?;
         story.leader = Some(leader);
         round.leader = scene.ground.members()[leader].name.clone();
         round.timelines.0 = scene.board.now(leader).map_or(0, |said| said.timeline);
@@ -149,7 +164,10 @@ impl Cluster {
         story.fault = Some(strike.at);
         story.struck.clone_from(&strike.struck);
         round.phase = per_mille(strike.at.saturating_sub(renewed), drill.database.loop_wait);
-        let names = strike.struck.iter().map(|member| scene.ground.members()[*member].name.clone());
+        let names = strike
+            .struck
+            .iter()
+            .map(|member| scene.ground.members()[*member].name.clone());
         round.struck = names.collect();
         round.notes.append(&mut strike.notes);
         let healed = aftermath(&mut scene, writers, &mut strike, round, story);
@@ -176,7 +194,9 @@ fn aftermath(
     };
     let late = |round: &mut Round| {
         let bound = drill.write_bound;
-        round.notes.push(format!("no write was acknowledged within {bound:?}"));
+        round
+            .notes
+            .push(format!("no write was acknowledged within {bound:?}"));
     };
     match drill.heal_after {
         Heal::After(after) => {
@@ -233,4 +253,3 @@ fn per_mille(part: Duration, whole: Duration) -> u32 {
     let whole = whole.as_millis().max(1);
     u32::try_from(part.as_millis() * 1_000 / whole).unwrap_or(u32::MAX)
 }
-

@@ -101,7 +101,10 @@ pub struct Board {
 impl Board {
     /// What a key holds now.
     pub fn key(&self, key: &str) -> Option<String> {
-        lock(&self.keys).entries.get(key).map(|(_, value)| value.clone())
+        lock(&self.keys)
+            .entries
+            .get(key)
+            .map(|(_, value)| value.clone())
     }
 
     /// All keys that are there.
@@ -139,7 +142,10 @@ impl Board {
     pub fn forget(&self, before: Duration) {
         let mut keys = lock(&self.keys);
         // The last change of a key says when its owner was last there.
-        let last = keys.changes.iter().rposition(|change| change.key == "status");
+        let last = keys
+            .changes
+            .iter()
+            .rposition(|change| change.key == "status");
         let last = last.and_then(|at| keys.changes.get(at).cloned());
         keys.changes.retain(|change| change.at >= before);
         if keys.changes.is_empty() {
@@ -200,7 +206,9 @@ fn ask(board: &Board, member: usize, rest: SocketAddr, clock: Clock, over: &Atom
     while !over.load(Ordering::SeqCst) {
         let asked = clock.now();
         let answer = http::get(rest, "/patroni", ASK_LIMIT);
-        let said = answer.ok().and_then(|answer| serde_json::from_str(&answer.body).ok());
+        let said = answer
+            .ok()
+            .and_then(|answer| serde_json::from_str(&answer.body).ok());
         let told = clock.now();
         let mut samples = lock(&board.members[member]);
         if samples.len() < KEPT_MAX {
@@ -259,9 +267,16 @@ impl Keys {
         for pair in pairs {
             let text = pair.value.and_then(|value| STANDARD.decode(value).ok());
             let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
-            let key = pair.key.strip_prefix(prefix).unwrap_or(&pair.key).to_owned();
+            let key = pair
+                .key
+                .strip_prefix(prefix)
+                .unwrap_or(&pair.key)
+                .to_owned();
             let before = self.entries.remove(&key);
-            if before.as_ref().is_none_or(|(known, _)| *known != pair.modify_index) {
+            if before
+                .as_ref()
+                .is_none_or(|(known, _)| *known != pair.modify_index)
+            {
                 self.note(at, key.clone(), Some(text.clone()));
             }
             there.insert(key, (pair.modify_index, text));
@@ -297,12 +312,30 @@ mod tests {
         let mut keys = Keys::default();
         let prefix = format!("service/{SCOPE}/");
         let second = Duration::from_secs(1);
-        keys.take(second, &prefix, 5, vec![pair("leader", 5, "a"), pair("status", 4, "1")]);
-        keys.take(second * 2, &prefix, 6, vec![pair("leader", 5, "a"), pair("status", 6, "2")]);
+        keys.take(
+            second,
+            &prefix,
+            5,
+            vec![pair("leader", 5, "a"), pair("status", 4, "1")],
+        );
+        keys.take(
+            second * 2,
+            &prefix,
+            6,
+            vec![pair("leader", 5, "a"), pair("status", 6, "2")],
+        );
         keys.take(second * 3, &prefix, 7, vec![pair("status", 6, "2")]);
         keys.take(second * 4, &prefix, 6, vec![pair("leader", 5, "a")]);
         let later = keys.changes.iter().skip(2);
-        let told: Vec<_> = later.map(|c| (c.at, c.key.as_str(), c.value.as_deref())).collect();
-        assert_eq!(told, [(second * 2, "status", Some("2")), (second * 3, "leader", None)]);
+        let told: Vec<_> = later
+            .map(|c| (c.at, c.key.as_str(), c.value.as_deref()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (second * 2, "status", Some("2")),
+                (second * 3, "leader", None)
+            ]
+        );
     }
 }

@@ -141,9 +141,11 @@ impl Scene<'_> {
     /// A member's name in Patroni.
     pub fn patroni_name(&self, member: usize) -> Option<String> {
         let members = self.ground.members();
-        let names = self.board.keys().into_iter().filter_map(|key| {
-            key.strip_prefix("members/").map(str::to_owned)
-        });
+        let names = self
+            .board
+            .keys()
+            .into_iter()
+            .filter_map(|key| key.strip_prefix("members/").map(str::to_owned));
         let mut found = names.filter(|name| member_of(members, name) == Some(member));
         found.next()
     }
@@ -155,10 +157,16 @@ impl Scene<'_> {
 
     /// The replicas that commits wait for.
     pub fn standbys(&self) -> Vec<usize> {
-        let sync = self.board.key("sync").and_then(|text| serde_json::from_str::<Sync>(&text).ok());
+        let sync = self
+            .board
+            .key("sync")
+            .and_then(|text| serde_json::from_str::<Sync>(&text).ok());
         let names = sync.and_then(|sync| sync.sync_standby).unwrap_or_default();
         let members = self.ground.members();
-        names.split(',').filter_map(|name| member_of(members, name)).collect()
+        names
+            .split(',')
+            .filter_map(|name| member_of(members, name))
+            .collect()
     }
 
     /// What keeps the cluster from being whole, the KV apart.
@@ -177,7 +185,10 @@ impl Scene<'_> {
                     missing.push(format!("{name} leads and is {} {}", said.state, said.role));
                 }
                 Some(said) if index != leader && !said.is_streaming() => {
-                    missing.push(format!("{name} does not stream: {} {}", said.state, said.role));
+                    missing.push(format!(
+                        "{name} does not stream: {} {}",
+                        said.state, said.role
+                    ));
                 }
                 Some(said) if Some(said.timeline) != timeline => {
                     missing.push(format!("{name} has timeline {}", said.timeline));
@@ -212,8 +223,12 @@ impl Scene<'_> {
             return Some("the KV does not say how it is".to_owned());
         };
         let voters = health.servers.iter().filter(|server| server.voter).count();
-        (!health.healthy || voters < wanted)
-            .then(|| format!("{voters} of {wanted} servers of the KV vote, and all well: {}", health.healthy))
+        (!health.healthy || voters < wanted).then(|| {
+            format!(
+                "{voters} of {wanted} servers of the KV vote, and all well: {}",
+                health.healthy
+            )
+        })
     }
 
     /// Waits until the cluster is whole. Returns since when.

@@ -87,9 +87,10 @@ impl Writers {
         // Copying the history costs: only when there is something.
         progress.last_acknowledged.filter(|last| *last > since)?;
         let history = self.recorder.history(None);
-        let mut found = history.writes.iter().filter(|write| {
-            write.outcome == Outcome::Acknowledged && write.asked >= since
-        });
+        let mut found = history
+            .writes
+            .iter()
+            .filter(|write| write.outcome == Outcome::Acknowledged && write.asked >= since);
         found.next().map(|write| write.ended)
     }
 
@@ -194,7 +195,9 @@ async fn connect(at: SocketAddr) -> io::Result<TcpStream> {
 
 async fn takes_writes(at: SocketAddr, login: &Login) -> bool {
     let session = Session::open(connect(at), login, CONNECT_WITHIN).await;
-    let server = session.ok().and_then(|session| session.server().map(str::to_owned));
+    let server = session
+        .ok()
+        .and_then(|session| session.server().map(str::to_owned));
     server.is_some_and(|server| server.contains("timeline"))
 }
 
@@ -240,7 +243,9 @@ fn with_primary<T: Send>(
 /// # Errors
 /// When that does not succeed within the bound.
 pub fn prepare(ground: &dyn Ground, bound: Duration) -> Result<(), StageError> {
-    with_primary(ground, 0, bound, async |session| schema::prepare(session, bound).await)
+    with_primary(ground, 0, bound, async |session| {
+        schema::prepare(session, bound).await
+    })
 }
 
 /// Fills a table until it has so many bytes.
@@ -248,7 +253,9 @@ pub fn prepare(ground: &dyn Ground, bound: Duration) -> Result<(), StageError> {
 /// # Errors
 /// When that does not succeed within the bound.
 pub fn fill(ground: &dyn Ground, bytes: u64, bound: Duration) -> Result<(), StageError> {
-    with_primary(ground, 0, bound, async |session| schema::fill(session, bytes, bound).await)
+    with_primary(ground, 0, bound, async |session| {
+        schema::fill(session, bytes, bound).await
+    })
 }
 
 /// All rows that are there.
@@ -256,7 +263,9 @@ pub fn fill(ground: &dyn Ground, bytes: u64, bound: Duration) -> Result<(), Stag
 /// # Errors
 /// When they cannot be read within the bound.
 pub fn read_rows(ground: &dyn Ground, bound: Duration) -> Result<Vec<Found>, StageError> {
-    with_primary(ground, 0, bound, async |session| schema::read_rows(session, bound).await)
+    with_primary(ground, 0, bound, async |session| {
+        schema::read_rows(session, bound).await
+    })
 }
 
 /// Cancels every wait for a standby at that member, until this is dropped.
