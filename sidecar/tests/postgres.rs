@@ -10,15 +10,15 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::database::{self, Kv, PASSWORD, PRIMARY, REPLICAS, SERVER, Says};
-use common::sidecar::{Known, Sidecar, is_ready, options, state_of};
+use common::database::{self, Kv, OTHER_REST, PASSWORD, PRIMARY, REPLICAS, SERVER, Says};
+use common::sidecar::{Known, Sidecar, is_ready, options, peers, state_of};
 use common::{Folder, alone, consul_program, exists, root, until};
 use holdfast_io::clock::timeout;
 use holdfast_io::net::{Listener, Net};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn, block_on};
 use holdfast_io::spawn::{Spawn, Task};
 use holdfast_postgres::{PostgresStatus, Role};
-use holdfast_sidecar::{Ask, Consul, Options, SidecarStatus, consul_agent};
+use holdfast_sidecar::{Ask, Consul, Options, Reload, SidecarStatus, consul_agent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A role is a tag within so long (docs/postgres.md).
@@ -164,6 +164,43 @@ fn sessions_of_the_primarys_endpoint_end_with_its_role() {
 }
 
 #[test]
+fn a_peer_that_a_reload_brings_is_led_to() {
+    let _one = alone();
+    let folder = Folder::new("pg-reload");
+    block_on(async {
+        let kv = Kv::start().await;
+        database::fake_programs(&folder, "15.18");
+        let _rest = database::fake_rest(says("replica")).await;
+        let _other = database::fake_rest_at(OTHER_REST, says("primary")).await;
+        let mut options = with_database(&folder, Some(&kv));
+        options.peers.truncate(1);
+        options.reload = Box::new(|_| {
+            Ok(Reload {
+                peers: peers(),
+                ..Reload::default()
+            })
+        });
+        let sidecar = Sidecar::start(options);
+        let leads_to = |status: &SidecarStatus, name: &str| {
+            let endpoints = of(status).endpoints;
+            let mut primary = endpoints.iter().filter(|one| one.name == "primary");
+            primary.any(|one| one.leads_to.iter().any(|to| to == name))
+        };
+        let before = sidecar.until("ready", is_ready).await;
+        assert!(!leads_to(&before, "worker-4"));
+        sidecar.ask(Ask::Reload).await;
+        let after = sidecar
+            .until("the new one leads", |status| leads_to(status, "worker-4"))
+            .await;
+        let pid = |status: &SidecarStatus| patroni_pid(status).unwrap();
+        assert_eq!(pid(&after), pid(&before), "Patroni is the same");
+        sidecar.ask(Ask::Stop).await;
+        sidecar.ended().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_role_is_a_tag_in_the_catalogue_within_a_second() {
     let Some(program) = consul_program() else {
         return;
@@ -224,6 +261,16 @@ fn real_programs() -> Option<(PathBuf, PathBuf)> {
         eprintln!("left out: no PostgreSQL or Patroni: run deploy/setup.sh");
     }
     Some((bin?, patroni))
+}
+
+fn patroni_pid(status: &SidecarStatus) -> Option<u32> {
+    let mut children = status.children.iter();
+    children.find(|child| child.name == "patroni")?.pid
+}
+
+fn kill(pid: u32) {
+    // SAFETY: two integers: the Patroni that this test has started.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGKILL) };
 }
 
 fn postmaster(folder: &Folder) -> Option<i32> {
@@ -288,18 +335,12 @@ fn a_real_database_is_made_adopted_after_a_crash_of_patroni_and_shut_down_cleanl
         assert_eq!(made, "SELECT 1");
 
         let before = postmaster(&folder).unwrap();
-        let pid = |status: &SidecarStatus| {
-            let mut children = status.children.iter();
-            children
-                .find(|child| child.name == "patroni")
-                .and_then(|child| child.pid)
-        };
-        let old = pid(&status).unwrap();
+        let old = patroni_pid(&status).unwrap();
         let killed = Instant::now();
-        // SAFETY: two integers: the Patroni that this test has started.
-        unsafe { libc::kill(i32::try_from(old).unwrap(), libc::SIGKILL) };
-        let is_back =
-            |status: &SidecarStatus| is_ready(status) && pid(status).is_some_and(|new| new != old);
+        kill(old);
+        let is_back = |status: &SidecarStatus| {
+            is_ready(status) && patroni_pid(status).is_some_and(|new| new != old)
+        };
         sidecar.until("Patroni is back", is_back).await;
         eprintln!("Patroni is back after {:?}", killed.elapsed());
         assert_eq!(postmaster(&folder), Some(before), "the same server");
@@ -321,7 +362,7 @@ fn a_real_database_is_made_adopted_after_a_crash_of_patroni_and_shut_down_cleanl
 }
 
 #[test]
-fn a_server_that_patroni_has_left_behind_ends_with_the_sidecar() {
+fn a_server_that_nobody_can_manage_is_ended_and_so_is_one_that_is_left_at_the_end() {
     let Some((bin, patroni)) = root().then(real_programs).flatten() else {
         return;
     };
@@ -337,7 +378,26 @@ fn a_server_that_patroni_has_left_behind_ends_with_the_sidecar() {
         options.bootstrap = Known(Some(database::postgres(settings, Some(&kv))));
         let sidecar = Sidecar::start(options);
         let leads = |status: &SidecarStatus| is_ready(status) && of(status).role == Role::Primary;
-        sidecar.until("a primary", leads).await;
+        let status = sidecar.until("a primary", leads).await;
+
+        let server = postmaster(&folder).unwrap();
+        let mode = |mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(folder.file("data"), mode).unwrap();
+        };
+        mode(0o777);
+        let killed = Instant::now();
+        kill(patroni_pid(&status).unwrap());
+        let is_refused = |status: &SidecarStatus| {
+            let mut why = status.not_ready.iter();
+            why.any(|why| why.contains("has the mode 0777"))
+        };
+        sidecar.until("the next start is refused", is_refused).await;
+        until("its server is ended", || !exists(server)).await;
+        eprintln!("nobody managed it for {:?}", killed.elapsed());
+        mode(0o700);
+        sidecar.until("it is mended", leads).await;
+
         let server = postmaster(&folder).unwrap();
         sidecar.ask(Ask::Stop).await;
         // Asked again: Patroni is killed before it has done anything.

@@ -47,6 +47,8 @@ pub(super) struct Running<B> {
     wanted: watch::Sender<Wanted>,
     children: Task,
     ended: watch::Receiver<bool>,
+    /// The reaper: strays end after the children have.
+    _processes: Rc<RealProcesses>,
     _registration: Option<Task>,
     _watcher: Option<Task>,
 }
@@ -88,7 +90,8 @@ impl<B> Running<B> {
         list.extend(database_children.into_iter().flatten());
         list.extend(after_mesh(&options.children));
         let world = (RealNet, RealClock, RealSpawn);
-        let children = Children::new(list, Rc::new(processes), world, shared.clone())
+        let processes = Rc::new(processes);
+        let children = Children::new(list, processes.clone(), world, shared.clone())
             .map_err(|error| Error::Config(error.to_string()))?;
         let (commands, told) = mpsc::channel(ASKS_MAX);
         let (switch, ended) = watch::channel(false);
@@ -117,6 +120,7 @@ impl<B> Running<B> {
             wanted,
             children,
             ended,
+            _processes: processes,
             _registration: registration,
             _watcher: watcher,
         })
@@ -183,7 +187,6 @@ impl<B> Running<B> {
                 }
             }
         }
-        // They hold the reaper, which the strays need as well.
         if let Some(database) = &self.database {
             // Only where Patroni was not running when everything was to end.
             database

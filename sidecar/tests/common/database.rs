@@ -23,6 +23,8 @@ use super::Folder;
 /// The server's address, as `worker-3` has it in these tests.
 pub const SERVER: &str = "127.50.0.201:15432";
 pub const REST: &str = "127.50.0.201:18008";
+/// What `worker-4` would have.
+pub const OTHER_REST: &str = "127.50.0.202:18008";
 pub const PRIMARY: &str = "127.91.7.2:15432";
 pub const REPLICAS: &str = "127.91.7.3:15432";
 pub const PASSWORD: &str = "superuserpassword";
@@ -153,7 +155,12 @@ pub type Says = Rc<RefCell<Option<&'static str>>>;
 
 /// Answers in the place of Patroni, until it is dropped.
 pub async fn fake_rest(says: Says) -> Task {
-    let listener = RealNet.listen(REST.parse().unwrap()).await.unwrap();
+    fake_rest_at(REST, says).await
+}
+
+/// As [`fake_rest`], at another address.
+pub async fn fake_rest_at(addr: &str, says: Says) -> Task {
+    let listener = RealNet.listen(addr.parse().unwrap()).await.unwrap();
     RealSpawn.spawn("rest", async move {
         let (_never, stop) = Stop::new();
         let handler = move |request: Request| {
