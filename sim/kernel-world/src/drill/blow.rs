@@ -32,7 +32,7 @@ const RESTART_BOUND_S: u32 = 60;
 /// What was done, and has to be undone.
 #[derive(Default)]
 pub struct Strike {
-    /// When.
+    /// When it was done: no write that was asked for later reached who was struck.
     pub at: Duration,
     /// To whom.
     pub struck: Vec<usize>,
@@ -134,8 +134,8 @@ pub fn strike(
         Blow::Partition { target: whom } => {
             let mut strike = Strike::new(target(scene, *whom, seed, number)?);
             strike.cut.clone_from(&strike.struck);
-            strike.at = scene.clock.now();
             scene.ground.cut(strike.struck[0], true)?;
+            strike.at = scene.clock.now();
             Ok(strike)
         }
         Blow::Wipe { target: whom } => {
@@ -201,11 +201,10 @@ fn kill(
         scene.ground.lose(member);
         // First, so that nobody is told of broken connections.
         strike.cut.push(member);
-        strike.at = scene.clock.now();
         scene.ground.cut(member, true)?;
     }
-    strike.at = scene.clock.now();
     send(&pids, libc::SIGKILL);
+    strike.at = scene.clock.now();
     let gone = || (!pids.iter().any(|pid| is_there(*pid))).then_some(());
     // A wrapped process is taken from its parent's list when the parent looks.
     scene.wait("killed processes are gone", KILL_BOUND, gone)?;
@@ -219,13 +218,13 @@ fn freeze(scene: &mut Scene<'_>, member: usize, with_line: bool) -> Result<Strik
     freezer.take(&pids);
     // Those that were born meanwhile.
     freezer.take(&scene.ground.pids(member, Processes::Machine)?);
-    strike.at = scene.clock.now();
     if with_line {
         strike.cut.push(member);
         scene.ground.cut(member, true)?;
     }
     freezer.freeze()?;
     strike.freezer = Some(freezer);
+    strike.at = scene.clock.now();
     Ok(strike)
 }
 
@@ -364,8 +363,8 @@ fn cancel_waits(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
     for member in &strike.struck {
         freezer.take(&scene.ground.pids(*member, Processes::Database)?);
     }
-    strike.at = scene.clock.now();
     freezer.freeze()?;
+    strike.at = scene.clock.now();
     strike.freezer = Some(freezer);
     strike.canceller = Some(work::cancel_waits(scene.ground, leader)?);
     Ok(strike)

@@ -55,7 +55,7 @@ const NOTICED: [&str; 8] = [
     "Primary crashed. Failing over",
     "Postgresql is not running",
     "Error communicating with DCS",
-    "server is down for an endpoint",
+    "a server is down",
     "connection to server",
 ];
 
@@ -223,8 +223,8 @@ impl Marks<'_> {
         for (member, lines) in self.story.lines.iter().enumerate() {
             let said = lines.iter().find(|line| {
                 let text = &line.text;
-                let is_endpoint = text.contains("endpoint") && text.contains("leads to");
-                line.at >= self.fault && is_endpoint && text.contains(&name)
+                let is_new = text.contains("another server leads");
+                line.at >= self.fault && is_new && text.contains(&format!("\"to\":\"{name}\""))
             });
             if let Some(line) = said
                 && found.as_ref().is_none_or(|best| line.at < best.0)
