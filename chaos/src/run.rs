@@ -119,7 +119,7 @@ pub fn run_seed(
 }
 
 /// What came of something that may panic, on this thread.
-pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Violation> {
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Violation> {
     panics::watch();
     panics::take();
     let done = catch_unwind(AssertUnwindSafe(work));
@@ -180,6 +180,13 @@ fn play(
         // run; that world's own tests do.
         WorldKind::Turmoil => interposer(plan.seed).count_only().run(body).value,
     }
+}
+
+/// Work in virtual time that knows no world: on a thread of its own, where ambient time and entropy
+/// abort. A panic is what came of it.
+pub(crate) fn apart<T: Send>(seed: u64, work: impl FnOnce() -> T + Send) -> Result<T, Violation> {
+    let interposer = interposer(seed).allow_entropy(ALLOWED_BY_DEFAULT);
+    interposer.run(|| caught(work)).value
 }
 
 fn interposer(seed: u64) -> Interposer {

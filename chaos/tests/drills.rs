@@ -149,7 +149,10 @@ fn a_lost_a_double_an_invented_and_a_failed_row_are_each_seen() {
     fn found(round: &mut Round) -> &mut Vec<Found> {
         round.history.found.as_mut().unwrap()
     }
-    assert_eq!(judged(|r| drop(found(r).remove(4))), wrong);
+    let lose = |r: &mut Round| {
+        found(r).remove(4);
+    };
+    assert_eq!(judged(lose), wrong);
     assert_eq!(judged(|r| found(r)[4].times = 2), wrong);
     assert_eq!(
         judged(|r| found(r).push(Found {
@@ -224,9 +227,8 @@ fn a_round_that_was_cut_short_or_not_measured_is_no_success() {
 
 #[test]
 fn what_is_outside_of_the_claim_is_named_and_only_then_a_loss_is_none() {
-    let lose = |round: &mut Round| drop(round.history.found.as_mut().unwrap().remove(4));
     let mut lossy = round();
-    lose(&mut lossy);
+    lossy.history.found.as_mut().unwrap().remove(4);
     let weak = "[database]\nparameters = { synchronous_commit = \"local\" }\n\n[drill]";
     let named = with("[drill]", weak);
     let listed = with("[expect]", "[expect]\noutside = [\"weak-commit\"]");

@@ -225,7 +225,7 @@ impl DrillScenario {
         let expect = &self.file.expect;
         match (expect.failovers, self.file.drill.blow.kind) {
             (_, BlowKind::Switchover | BlowKind::RollingRestart) => stats::WRITE_GAP,
-            (Some(0), BlowKind::Wipe | BlowKind::Copy) => stats::HEALED_TO_WHOLE,
+            (Some(0), BlowKind::Wipe) => stats::HEALED_TO_WHOLE,
             (Some(0), _) => stats::WRITE_GAP,
             _ => stats::RTO,
         }

@@ -4,7 +4,7 @@ use holdfast_plan::WorldKind;
 use holdfast_plan::drill::{Drill, Round};
 
 use super::{DrillScenario, DrillVerdict, judge};
-use crate::run::caught;
+use crate::run::apart;
 
 /// Why a drill could not be played.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,8 +75,11 @@ pub fn play(
         }
         WorldKind::Core | WorldKind::Turmoil => {
             for seed in seeds {
-                let whole = || judged(holdfast_patroni_model::play(drill, *seed));
-                one(caught(whole).unwrap_or_else(|panic| crashed(*seed, panic.detail)));
+                let played = apart(*seed, || holdfast_patroni_model::play(drill, *seed));
+                one(match played {
+                    Ok(round) => judged(round),
+                    Err(panic) => crashed(*seed, panic.detail),
+                });
             }
         }
     }

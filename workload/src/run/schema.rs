@@ -55,7 +55,8 @@ pub async fn fill<S: AsyncRead + AsyncWrite + Unpin>(
             let digests = FILLER_HEX / 32;
             let sql = format!(
                 "INSERT INTO holdfast_workload.filler SELECT (SELECT string_agg(md5(random()::text \
-                 || n), '') FROM generate_series(1, {digests})) FROM generate_series(1, {batch}) n"
+                 || n || d), '') FROM generate_series(1, {digests}) d) FROM generate_series(1, \
+                 {batch}) n"
             );
             session.rows(&sql).await?;
             there += batch;
