@@ -1,9 +1,9 @@
 //! Patroni's configuration: what is generated, and a file of the user's own laid over it.
 //!
-//! * [`document`]: what is generated, and why each value is what it is.
-//! * [`overlay`]: the user's file over it, and what it may not say.
-//! * [`limits`]: what Patroni would clamp or refuse.
-//! * [`yaml`]: how it is read and written.
+//! * `document`: what is generated, and why each value is what it is.
+//! * `overlay`: the user's file over it, and what it may not say.
+//! * `limits`: what Patroni would clamp or refuse.
+//! * `yaml`: how it is read and written.
 
 mod document;
 mod limits;

@@ -194,7 +194,8 @@ fn settings_that_cannot_be_are_refused_by_name() {
 fn patroni_itself_finds_nothing_wrong() {
     let patroni = Path::new("/opt/holdfast/bin/patroni");
     if !patroni.exists() {
-        assert!(std::env::var_os("CI").is_none(), "{patroni:?} is not there");
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "{patroni:?} is not there");
         eprintln!("NOT CHECKED: {patroni:?} is not there");
         return;
     }

@@ -8,7 +8,7 @@ mod checks;
 mod refusal;
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -144,8 +144,17 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         make(&self.paths.own)?;
         self.check_reach(&self.paths.own, user)?;
         let data_dir = &self.settings.data_dir;
-        if self.inspect(data_dir)?.is_none() {
-            make(data_dir)?;
+        // What a first start that failed has made, Patroni renames to `….failed`: the folder above
+        // has to be the user's, too. One that is there stays as it is.
+        for folder in data_dir
+            .parent()
+            .map(Path::to_owned)
+            .iter()
+            .chain([data_dir])
+        {
+            if self.inspect(folder)?.is_none() {
+                make(folder)?;
+            }
         }
         self.check_reach(data_dir, user)
     }

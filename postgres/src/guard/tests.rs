@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
 use serde_json::json;
@@ -218,6 +217,21 @@ fn a_start_writes_what_patroni_needs_for_its_user_alone() {
         before,
         "a second start changes nothing in the KV"
     );
+}
+
+#[test]
+fn the_folder_above_a_new_data_directory_is_the_users_when_it_is_new_too() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    let mut settings = settings();
+    settings.data_dir = format!("{DATA}/data").into();
+    let what = (settings, place(), credentials());
+    let world = (RealNet, RealClock, RealSpawn);
+    let guard = Guard::on(memory.clone(), what, Rc::new(kv), world).unwrap();
+    run(guard.before_start()).unwrap();
+    for (folder, owner) in [("/var/lib/holdfast", ROOT), (DATA, OWNER)] {
+        let found = memory.inspect(Path::new(folder)).unwrap().unwrap();
+        assert_eq!(found.owner, owner, "{folder}");
+    }
 }
 
 #[test]
