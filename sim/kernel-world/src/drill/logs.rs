@@ -5,6 +5,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
+
 use crate::agent::Clock;
 
 /// How much of a log's end is read at most, bytes: a round writes a hundredth of it.
@@ -67,7 +69,7 @@ impl Ends {
             let from = known.map_or(0, |(_, end)| *end);
             for text in read(path, from).lines() {
                 if let Some(at) = written_at(text).and_then(|at| clocks.of(at)) {
-                    let text = text.to_owned();
+                    let text = of_child(text).unwrap_or_else(|| text.to_owned());
                     lines.push(Line { at, text });
                 }
             }
@@ -86,6 +88,18 @@ fn read(path: &Path, from: u64) -> String {
         let _ = file.take(READ_LEN_MAX).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a child of a sidecar wrote, of the sidecar's line that holds it.
+fn of_child(text: &str) -> Option<String> {
+    let line: Relayed = serde_json::from_str(text).ok()?;
+    (line.target == "holdfast_child").then_some(line.message)
+}
+
+#[derive(Deserialize)]
+struct Relayed {
+    target: String,
+    message: String,
 }
 
 /// The time of a line, in UTC, wherever in its first words it is: Patroni's
@@ -120,6 +134,15 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+
+    #[test]
+    fn what_a_child_wrote_is_told_without_its_wrapping() {
+        let relayed = r#"{"message":"2026 LOG: x","child":"patroni","target":"holdfast_child"}"#;
+        assert_eq!(of_child(relayed), Some("2026 LOG: x".to_owned()));
+        let own = r#"{"message":"ready","child":"patroni","target":"holdfast_sidecar"}"#;
+        assert_eq!(of_child(own), None);
+        assert_eq!(of_child("2026 LOG: x"), None);
+    }
 
     #[test]
     fn the_times_of_all_logs_are_understood() {

@@ -182,13 +182,13 @@ impl Loopback {
     /// The ends of lines that carry nothing, told the kernel.
     fn apply_cuts(&self) -> Result<(), StageError> {
         let mut script = "add table ip drill; delete table ip drill; add table ip drill; \
-                          add chain ip drill in { type filter hook input priority 0; };"
+                          add chain ip drill entry { type filter hook input priority 0; };"
             .to_owned();
         for (member, _) in self.cut.iter().enumerate().filter(|(_, cut)| **cut) {
             let ip = self.members[member].sql.ip();
             script.push_str(&format!(
-                "add rule ip drill in ip saddr {ip} ip daddr {ip} accept; \
-                 add rule ip drill in ip saddr {ip} drop; add rule ip drill in ip daddr {ip} drop;"
+                "add rule ip drill entry ip saddr {ip} ip daddr {ip} accept; \
+                 add rule ip drill entry ip saddr {ip} drop; add rule ip drill entry ip daddr {ip} drop;"
             ));
         }
         let mut command = self.stage.lab.command(SPACE, "nft")?;

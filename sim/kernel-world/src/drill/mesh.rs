@@ -288,7 +288,7 @@ impl Ground for Mesh {
         let mut script = "add table ip drill; delete table ip drill;".to_owned();
         if on {
             script.push_str(
-                "add table ip drill; add chain ip drill all \
+                "add table ip drill; add chain ip drill entry \
                  { type filter hook prerouting priority -400; policy drop; };",
             );
         }

@@ -52,10 +52,9 @@ pub fn obstacle(drill: &Drill) -> Option<String> {
     if drill.workers == 0 || drill.coordinators == 0 {
         return Some("no workers or no coordinators".to_owned());
     }
-    if drill.transport == Transport::Loopback {
-        if drill.link.is_some() || matches!(drill.blow, Blow::Copy { .. }) {
-            return Some("a line that is shaped, without a mesh".to_owned());
-        }
+    let is_shaped = drill.link.is_some() || matches!(drill.blow, Blow::Copy { .. });
+    if drill.transport == Transport::Loopback && is_shaped {
+        return Some("a line that is shaped, without a mesh".to_owned());
     }
     Tools::find().err()
 }

@@ -119,8 +119,13 @@ impl Cluster {
         self.sight.board.forget(base);
         let mut writers = Writers::start(self.ground.as_ref(), &drill.work, clock.origin + base)?;
         let mut story = Story::new(base);
+        let kv_leader = self.ground.kv_leader().ok().flatten();
         let played = self.strike(drill, (seed, number), &writers, round, &mut story);
         writers.stop(&drill.work);
+        if self.ground.kv_leader().ok().flatten() != kv_leader {
+            // Whoever leads it next gives every session its whole time again.
+            round.notes.push("the KV changed its leader".to_owned());
+        }
         round.history = writers.recorder.history(None);
         let logs = paths(self.ground.as_ref());
         let lines = ends
