@@ -75,7 +75,7 @@ impl Drop for Dev {
 #[test]
 fn a_cluster_comes_up_carries_a_request_and_goes_without_a_trace() {
     let Some(dev) = Dev::new('a') else { return };
-    let table = dev.run(&["up", "--workers", "1"]).ok();
+    let table = dev.run(&["up", "--workers", "1", "--no-postgres"]).ok();
     assert_eq!(table.matches(" up ").count(), 2, "{table}");
     assert!(
         table.contains("coordinator-1  127.50.0.1  1 pinned"),
@@ -122,7 +122,7 @@ fn a_cluster_comes_up_carries_a_request_and_goes_without_a_trace() {
 #[test]
 fn exec_passes_the_exit_code_on() {
     let Some(dev) = Dev::new('b') else { return };
-    dev.run(&["up", "--workers", "1"]).ok();
+    dev.run(&["up", "--workers", "1", "--no-postgres"]).ok();
     let code = |args: &[&str]| dev.run(&[&["exec"], args].concat()).code;
     assert_eq!(code(&["coordinator-1", "--", "/bin/sh", "-c", "exit 7"]), 7);
     assert_eq!(code(&["coordinator-1", "no-such-command"]), 127);
@@ -139,7 +139,7 @@ fn exec_passes_the_exit_code_on() {
 #[test]
 fn a_killed_node_is_shown_as_such_and_comes_back() {
     let Some(dev) = Dev::new('c') else { return };
-    dev.run(&["up", "--workers", "1", "--nat", "symmetric"])
+    dev.run(&["up", "--workers", "1", "--no-postgres", "--nat", "symmetric"])
         .ok();
     dev.run(&["kill", "worker-2"]).ok();
     wait_for("worker-2 is gone", BOUND, || {
@@ -155,7 +155,7 @@ fn a_killed_node_is_shown_as_such_and_comes_back() {
 #[test]
 fn a_wiped_worker_comes_back_as_another_instance_with_the_same_slot() {
     let Some(dev) = Dev::new('w') else { return };
-    dev.run(&["up", "--workers", "1"]).ok();
+    dev.run(&["up", "--workers", "1", "--no-postgres"]).ok();
     let sidecar = || dev.status()[1]["status"]["sidecar"].clone();
     let before = sidecar();
     assert_eq!(before["slot"]["slot"], 2, "{before}");
@@ -200,6 +200,7 @@ fn consul_elects_a_leader_through_the_mesh_and_goes_on_without_a_coordinator() {
         "--prefix",
         &dev.prefix,
         "up",
+        "--no-postgres",
         "--consul",
         "--workers",
         "2",
@@ -240,7 +241,7 @@ fn an_unknown_nat_and_a_number_of_workers_out_of_range_are_bad_usage() {
         assert_eq!(folder.run(&args).code, 2);
     }
     let Some(dev) = Dev::new('d') else { return };
-    let ran = dev.run(&["up", "--nat", "cone"]);
+    let ran = dev.run(&["up", "--no-postgres", "--nat", "cone"]);
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.err.contains("expected linux, eim"), "{ran:?}");
 }

@@ -182,7 +182,7 @@ pub const MEMBER: &[Key] = &[
             "children",
             Form::Tables(CHILD_FIELDS),
             "What this machine is there for: processes that are started, watched and started again.\n\
-             `after` names children, \"mesh\" or \"consul\"; `ready` is an http:// URL or tcp:HOST:PORT.",
+             `after` names children, \"mesh\", \"consul\", \"patroni\" or \"endpoints\"; `ready` is an http:// URL or tcp:HOST:PORT.",
         ),
         "[[children]]\n\
          name = \"app\"\n\

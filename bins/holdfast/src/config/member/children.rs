@@ -34,7 +34,7 @@ const SIGNALS: [(&str, i32); 9] = [
 const DURATION_EXPECTED: &str = "a duration up to a day, such as \"500ms\", \"5s\" or \"2m\"";
 
 /// Names that children may wait for, beside each other.
-const OWN_NAMES: [&str; 2] = ["mesh", "consul"];
+const OWN_NAMES: [&str; 4] = ["mesh", "consul", "patroni", "endpoints"];
 
 impl Reader<'_> {
     /// Every child, with its place.
@@ -207,8 +207,17 @@ fn check_after(draft: &Draft, path: &str, child: &Child, problems: &mut Vec<Prob
             problems.push(problem("another child: this one cannot wait for itself"));
         } else if after.as_str() == "consul" && draft.consul.is_none() {
             problems.push(problem("a section [consul]: without it no agent is run"));
+        } else if after.as_str() == "patroni" && !draft.runs_database {
+            problems.push(problem(
+                "a section [postgres]: without it no database is run",
+            ));
+        } else if after.as_str() == "endpoints" && draft.postgres.is_none() {
+            problems.push(problem(
+                "a section [postgres.endpoints]: without it there are none",
+            ));
         } else if !known.contains(&after.as_str()) {
-            let mut problem = problem("the name of a child, \"mesh\" or \"consul\"");
+            let mut problem =
+                problem("the name of a child, \"mesh\", \"consul\", \"patroni\" or \"endpoints\"");
             if let Some(meant) = closest(after.as_str(), known.iter().copied()) {
                 problem = problem.help(format!("did you mean {meant:?}?"));
             }

@@ -49,8 +49,8 @@ pub fn watch(
     let Some(client) = client else {
         bail!("no other worker runs, so that nobody can take over: `holdfast dev heal`");
     };
-    let mut show = Show::new(json);
     let timeline = told(reports).and_then(|status| status.timeline);
+    let mut show = Show::new(json, timeline);
     let origin = Instant::now();
     let writing = Writing::start(mesh, client.node(), LOAD, origin)?;
     wait_until_steady(&writing, ROWS_BEFORE, STEADY_BOUND)?;
@@ -63,7 +63,9 @@ pub fn watch(
         &format!("{node} is {}", how.word()),
     );
     let struck = fault - origin;
-    let first = follow(&writing, &watch, &mut show, fault, struck);
+    // A row that was asked for while the blow fell may be the old leader's.
+    let after = writing.recorder.now();
+    let first = follow(&writing, &watch, &mut show, fault, struck, after);
     drop(watch);
     let (history, durability) = writing.finish()?;
     let gap = write_gap(&history, struck);
@@ -83,14 +85,15 @@ pub fn watch(
     })
 }
 
-/// Show events as they come, until a write that was asked for after the fault is acknowledged,
-/// and a little longer. When that was, since the history began.
+/// Show events as they come, until a write that was asked for after the blow is acknowledged, and
+/// a little longer. When that was, since the history began.
 fn follow(
     writing: &Writing,
     watch: &Watch,
     show: &mut Show,
     fault: Instant,
     struck: Duration,
+    after: Duration,
 ) -> Option<Duration> {
     let mut first = None;
     loop {
@@ -98,8 +101,8 @@ fn follow(
         if let Ok((event, at)) = wait {
             show.event(at.saturating_duration_since(fault), &event);
         }
-        if first.is_none() && has_acknowledged(writing, struck) {
-            first = first_acknowledged(&writing.recorder.history(None), struck);
+        if first.is_none() && has_acknowledged(writing, after) {
+            first = first_acknowledged(&writing.recorder.history(None), after);
             if let Some(first) = first {
                 let client = "a row that was asked for after the fault is acknowledged";
                 show.line(first.saturating_sub(struck), "first write", client);
@@ -116,9 +119,9 @@ fn follow(
 }
 
 /// Whether the whole history is worth a look.
-fn has_acknowledged(writing: &Writing, struck: Duration) -> bool {
+fn has_acknowledged(writing: &Writing, after: Duration) -> bool {
     let last = writing.recorder.progress().last_acknowledged;
-    last.is_some_and(|last| last > struck)
+    last.is_some_and(|last| last > after)
 }
 
 /// What came of it.
@@ -144,13 +147,16 @@ impl Outcome<'_> {
 /// Shows events as they come, or all of them at the end.
 struct Show {
     json: bool,
+    /// Before the fault: a new leader may still say it of itself for a moment.
+    timeline: Option<u64>,
     events: Vec<serde_json::Value>,
 }
 
 impl Show {
-    fn new(json: bool) -> Show {
+    fn new(json: bool, timeline: Option<u64>) -> Show {
         Show {
             json,
+            timeline,
             events: Vec::new(),
         }
     }
@@ -162,6 +168,7 @@ impl Show {
             }
             Event::KeyFree => self.line(since, "key free", "it is no longer the leader's"),
             Event::Promoted(peer, timeline) => {
+                let timeline = timeline.filter(|timeline| Some(*timeline) > self.timeline);
                 let timeline = timeline.map_or(String::new(), |t| format!(", timeline {t}"));
                 self.line(since, "promoted", &format!("{peer} leads{timeline}"));
             }

@@ -9,7 +9,7 @@ use holdfast_postgres::Role;
 use serde_json::json;
 
 use super::strike::{mend, thaw};
-use super::{is_worker, told};
+use super::{is_worker, streams, told};
 use crate::dev::progress::Step;
 use crate::dev::state::Mesh;
 use crate::dev::view::{self, NodeReport};
@@ -61,6 +61,7 @@ pub fn heal(mesh: &Mesh, node: Option<&str>, json: bool) -> anyhow::Result<ExitC
         thread::sleep(LOOK_EVERY);
     };
     step.end();
+    started.sort();
     started.dedup();
     print(&reports, &nodes, &started, begun.elapsed(), json)?;
     Ok(ExitCode::SUCCESS)
@@ -106,10 +107,11 @@ fn state(report: &NodeReport, reports: &[NodeReport]) -> Option<String> {
     let Some(own) = told.members.iter().find(|member| member.peer == peer) else {
         return Some("is no member yet".to_owned());
     };
-    match (own.role, own.state.as_str()) {
-        (Role::Primary, _) | (Role::Replica, "streaming") => None,
-        (_, "") => Some("says nothing yet".to_owned()),
-        (_, state) => Some(format!("is {state}")),
+    match own.state.as_str() {
+        _ if own.role == Role::Primary || streams(own) => None,
+        "" => Some("says nothing yet".to_owned()),
+        "running" => Some("does not stream yet".to_owned()),
+        state => Some(format!("is {state}")),
     }
 }
 

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use holdfast_postgres::{EndpointSettings, EndpointStatus, PostgresStatus, Role};
+use holdfast_postgres::{EndpointSettings, EndpointStatus, MemberStatus, PostgresStatus, Role};
 use holdfast_workload::run::Login;
 use zeroize::Zeroizing;
 
@@ -81,10 +81,15 @@ fn leader(reports: &[NodeReport]) -> Option<&NodeReport> {
 
 /// How many members stream from the leader, or lead.
 fn members(status: &PostgresStatus) -> (usize, bool) {
-    let streams = |role: Role, state: &str| role == Role::Replica && state == "streaming";
-    let replicas = status.members.iter();
-    let replicas = replicas.filter(|member| streams(member.role, &member.state));
+    let replicas = status.members.iter().filter(|member| streams(member));
     (replicas.count(), status.leader.is_some())
+}
+
+/// Whether a member streams from the leader. Patroni's own word for what it is may be `running`
+/// then; but commits wait only for those that stream.
+fn streams(member: &MemberStatus) -> bool {
+    let is_waited_for = member.state == "running" && member.sync.is_some();
+    member.role == Role::Replica && (member.state == "streaming" || is_waited_for)
 }
 
 /// How far a new cluster of databases is: in words, and whether it is whole. Every node has to

@@ -1,6 +1,7 @@
 //! `holdfast dev kill`: what is done to a node, and how it is undone.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, bail};
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::{failover, leader};
 use crate::cli::KillArgs;
+use crate::config::member::find_program;
 use crate::dev::state::Mesh;
 use crate::dev::view;
 use crate::output;
@@ -20,6 +22,11 @@ const CUT: &str = "table inet holdfast_cut {\n  chain silence {\n    \
                    type filter hook prerouting priority -400; policy drop;\n  }\n}\n";
 /// Declaring the table lets its deletion succeed where there is none.
 const MEND: &str = "table inet holdfast_cut\ndelete table inet holdfast_cut\n";
+
+/// What changes rules, and where Debian has it, off the path of ordinary users.
+const NFT: &str = "nft";
+/// See [`NFT`].
+const NFT_AT: &str = "/usr/sbin/nft";
 
 /// What is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +159,10 @@ fn rules(mesh: &Mesh, node: &str, script: &str) -> anyhow::Result<()> {
     let router = router.with_context(|| format!("{node} is behind no router"))?;
     let mut child = mesh
         .lab
-        .command(router, "nft")?
+        .command(
+            router,
+            find_program(Path::new(NFT)).unwrap_or_else(|| NFT_AT.into()),
+        )?
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,0 +1,141 @@
+//! `holdfast dev` with databases: real PostgreSQL and Patroni, members of each other only through
+//! the mesh. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use common::{Folder, Ran};
+use serde_json::Value;
+
+/// A cluster of its own, removed with the value.
+struct Dev {
+    folder: Folder,
+    prefix: String,
+}
+
+impl Dev {
+    /// `None` where it cannot be made; said aloud, and a failure where everything must run.
+    fn new(letter: char) -> Option<Dev> {
+        let missing = match holdfast_lab::preconditions() {
+            Err(why) => Some(why.to_string()),
+            Ok(()) => without_database(),
+        };
+        if let Some(why) = missing {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "CI must run this test: {why}"
+            );
+            // Not by `eprintln!`, which the test harness swallows where a test passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED, not tested: {why}");
+            return None;
+        }
+        Some(Dev {
+            folder: Folder::new(),
+            // Namespaces live beside those of other runs.
+            prefix: format!("hf{letter}{}", std::process::id() % 100_000),
+        })
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let all = [&["dev", "--prefix", &self.prefix], args].concat();
+        // `nft` and `ip` are found in it.
+        let path = std::env::var("PATH").unwrap_or_default();
+        self.folder.run_with(&[("PATH", &path)], &all)
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(args);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        serde_json::from_str(&ran.out).unwrap()
+    }
+
+    /// One value, through the primary's endpoint.
+    fn ask(&self, sql: &str) -> String {
+        let psql = [
+            "psql",
+            "--",
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+        ];
+        let out = self.run(&[&psql[..], &["-c", sql]].concat()).ok();
+        out.trim().to_owned()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.run(&["down"]);
+    }
+}
+
+/// Why no database can be run here.
+fn without_database() -> Option<String> {
+    let server = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut all| all.next().is_some());
+    let mut patroni = std::process::Command::new("patroni");
+    let patroni = patroni.arg("--version").stdout(Stdio::null()).status();
+    let patroni = patroni.is_ok() || Path::new("/opt/holdfast/bin/patroni").exists();
+    let missing = match (server, patroni) {
+        (false, _) => "PostgreSQL",
+        (_, false) => "Patroni",
+        _ => return None,
+    };
+    Some(format!("{missing} is not installed: run `make setup`"))
+}
+
+#[test]
+fn a_killed_leader_costs_no_acknowledged_row_and_comes_back() {
+    let Some(dev) = Dev::new('p') else { return };
+    let table = dev.run(&["up"]).ok();
+    assert_eq!(table.matches("  quorum\n").count(), 2, "{table}");
+    assert!(table.contains("synchronous quorum\n"), "{table}");
+
+    dev.ask("CREATE TABLE t (x int); INSERT INTO t VALUES (42)");
+    assert_eq!(dev.ask("SELECT x FROM t"), "42");
+    let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert_eq!(dev.ask(ssl), "t");
+
+    let seen = dev.json(&["kill", "leader", "--json"]);
+    assert_eq!(seen["rows"]["lost"], 0, "{seen}");
+    assert_eq!(seen["rows"]["holds"], true, "{seen}");
+    assert!(
+        seen["rows"]["acknowledged"].as_u64().unwrap() > 50,
+        "{seen}"
+    );
+    let events: Vec<&str> = seen["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["event"].as_str().unwrap())
+        .collect();
+    for event in ["fault", "detected", "key free", "promoted", "first write"] {
+        assert!(events.contains(&event), "{event} of {seen}");
+    }
+    assert_eq!(dev.ask("SELECT x FROM t"), "42");
+
+    let healed = dev.json(&["heal", "--json"]);
+    assert_eq!(healed["started"], serde_json::json!([seen["node"]]));
+    let count = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+    assert_eq!(dev.ask(count), "2");
+}
+
+#[test]
+fn psql_and_bench_say_that_there_is_no_database() {
+    let Some(dev) = Dev::new('q') else { return };
+    dev.run(&["up", "--workers", "1", "--no-postgres"]).ok();
+    for command in ["psql", "bench"] {
+        let ran = dev.run(&[command]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("has no databases"), "{ran:?}");
+    }
+    let leader = dev.run(&["kill", "leader"]);
+    assert!(leader.err.contains("no database leads"), "{leader:?}");
+}
