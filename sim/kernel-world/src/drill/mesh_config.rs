@@ -152,7 +152,7 @@ fn postgres(drill: &Drill, tools: &Tools, home: &Path) -> String {
         let pairs = database
             .parameters
             .iter()
-            .map(|(name, value)| format!("{name} = {value:?}"));
+            .map(|(name, value)| format!("{name:?} = {value:?}"));
         let _ = writeln!(
             out,
             "parameters = {{ {} }}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_plan::drill::{Drill, Heal, Round};
+use holdfast_plan::drill::{Blow, Drill, Heal, Round};
 
 use super::blow::{self, Strike};
 use super::ground::Ground;
@@ -194,8 +194,16 @@ fn aftermath(
 ) -> Result<(), StageError> {
     let drill = scene.drill;
     let fault = strike.at - story.base;
+    // A leader that is only cut off may go on for its own clients, if commits wait for nobody.
+    let is_cut = matches!(drill.blow, Blow::Partition { .. });
+    let is_cut = is_cut
+        && story
+            .leader
+            .is_some_and(|leader| strike.struck.contains(&leader));
+    let old = is_cut.then(|| writers.server_before(fault)).flatten();
     let written = |scene: &Scene<'_>, bound: Duration| {
-        scene.wait("a write", bound, || writers.acknowledged_after(fault))
+        let look = || writers.acknowledged_after(fault, old.as_deref());
+        scene.wait("a write", bound, look)
     };
     let late = |round: &mut Round| {
         let bound = drill.write_bound;

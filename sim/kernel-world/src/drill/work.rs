@@ -81,16 +81,28 @@ impl Writers {
         })
     }
 
-    /// When the first write was acknowledged that was asked for after that time.
-    pub fn acknowledged_after(&self, since: Duration) -> Option<Duration> {
+    /// Which server took the last write that was asked for before that time.
+    pub fn server_before(&self, moment: Duration) -> Option<String> {
+        let history = self.recorder.history(None);
+        let mut done = history
+            .writes
+            .iter()
+            .rev()
+            .filter(|write| write.outcome == Outcome::Acknowledged && write.asked < moment);
+        done.next()?.server.clone()
+    }
+
+    /// When the first write was acknowledged that was asked for after that time, by another
+    /// server than that one.
+    pub fn acknowledged_after(&self, since: Duration, not_by: Option<&str>) -> Option<Duration> {
         let progress = self.recorder.progress();
         // Copying the history costs: only when there is something.
         progress.last_acknowledged.filter(|last| *last > since)?;
         let history = self.recorder.history(None);
-        let mut found = history
-            .writes
-            .iter()
-            .filter(|write| write.outcome == Outcome::Acknowledged && write.asked >= since);
+        let mut found = history.writes.iter().filter(|write| {
+            let is_other = not_by.is_none() || write.server.as_deref() != not_by;
+            write.outcome == Outcome::Acknowledged && write.asked >= since && is_other
+        });
         found.next().map(|write| write.ended)
     }
 
