@@ -19,7 +19,7 @@ struct Line {
     span: &'static str,
     mesh: Option<Stats>,
     loopback: Option<Stats>,
-    /// The ratio of rounds of one seed, mesh by loopback: its median and that's interval.
+    /// The ratio of rounds of one seed, mesh by loopback: its median, and the interval of it.
     ratio: Option<(f64, Option<(f64, f64)>)>,
     /// Rounds of both.
     pairs: usize,
