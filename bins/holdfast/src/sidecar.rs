@@ -15,6 +15,7 @@ use holdfast_sidecar::{Bootstrap, Error, Member as Who, Options, Prepared, Reloa
 use crate::cli::ConfigFile;
 use crate::config::files::read_secret_text;
 use crate::config::member::Strict;
+use crate::config::member::postgres::absolute;
 use crate::config::{self, Member, Outcome, Purpose, Settings, problem};
 use crate::config_command::{chosen_file, load_member};
 use crate::member::{
@@ -77,7 +78,7 @@ fn options(
         kv: kv(&member)?,
         peers: member.peers,
         state_dir: member.state_dir,
-        run_dir: member.run_dir,
+        run_dir: absolute(member.run_dir),
         hosts_file: member.hosts_file,
         consul: member.consul,
         services: member.services,

@@ -8,10 +8,14 @@ use super::keys::{Form, Key, MESH, of_member};
 const LEARNT: [&str; 4] = ["id", "vip", "cluster_secret_file", "key_file"];
 
 /// What a member's file says where a plain node's says something else.
-const OF_MEMBER: [(&str, &str); 3] = [
+const OF_MEMBER: [(&str, &str); 4] = [
     (
         "allow",
         "[[allow]]\nport = 5432\n\n[[allow]]\nport = 8008\n\n[[allow]]\nport = 8300\n\n[[allow]]\nport = 8301\nudp = true",
+    ),
+    (
+        "forward",
+        "[[forward]]\nport = 5432\n\n[[forward]]\nport = 8008\n\n[[forward]]\nport = 8301\nudp = true",
     ),
     (
         "turn",

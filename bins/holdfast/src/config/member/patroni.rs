@@ -10,6 +10,7 @@ use holdfast_postgres::{Credentials, Generated, KvPlace, Place, Settings, genera
 use zeroize::Zeroizing;
 
 use super::Member;
+use super::postgres::absolute;
 use crate::config::problem::Problem;
 use crate::config::source::Origin;
 
@@ -97,7 +98,7 @@ fn guess(member: &Member) -> Option<Guess> {
         vip: own.vip,
         members: ours.iter().map(|p| (p.id.clone(), p.vip)).collect(),
         kv: kv(member)?,
-        run_dir: member.run_dir.clone(),
+        run_dir: absolute(member.run_dir.clone()),
     };
     Some(Guess { place, notes })
 }

@@ -52,10 +52,10 @@ impl Reader<'_> {
             user: self
                 .key("postgres.user", "the name of a user", text)
                 .unwrap_or_default(),
-            data_dir: data_dir.unwrap_or_else(|| {
+            data_dir: absolute(data_dir.unwrap_or_else(|| {
                 let state_dir = around.state_dir.unwrap_or(Path::new(""));
                 state_dir.join("postgres")
-            }),
+            })),
             scope: scope.unwrap_or_else(|| around.cluster.unwrap_or_default().to_owned()),
             port: self.port("postgres.port").unwrap_or(5432),
             rest_port: self.port("postgres.rest_port").unwrap_or(8008),
@@ -76,7 +76,7 @@ impl Reader<'_> {
                 .size("postgres.maximum_lag_on_failover")
                 .unwrap_or(1 << 20),
             parameters: self.parameters(),
-            overlay: self.path("postgres.overlay"),
+            overlay: self.path("postgres.overlay").map(absolute),
             tls: self.truth("postgres.tls").unwrap_or(true),
             disk_free_min: self.size("postgres.disk_free_min").unwrap_or(64 << 20),
             endpoints: self.endpoints(),
@@ -92,7 +92,7 @@ impl Reader<'_> {
     /// Named, or the newest that is there.
     fn bin_dir(&mut self) -> PathBuf {
         match self.path("postgres.bin_dir") {
-            Some(named) => named,
+            Some(named) => absolute(named),
             // One that is not there is told when it is looked into.
             None => find_server().unwrap_or_else(|| VERSIONS.into()),
         }
@@ -106,7 +106,7 @@ impl Reader<'_> {
         );
         let program = program.unwrap_or_default();
         match program.contains('/') {
-            true => self.base.join(program),
+            true => absolute(self.base.join(program)),
             false => find_patroni(&program),
         }
     }
@@ -207,6 +207,11 @@ impl Reader<'_> {
         }
         out
     }
+}
+
+/// The path from the root: others are told of it, who are in another folder.
+pub fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// Whether a database is run: not on coordinators, and not where all that is said is where one is
