@@ -139,8 +139,15 @@ fn exec_passes_the_exit_code_on() {
 #[test]
 fn a_killed_node_is_shown_as_such_and_comes_back() {
     let Some(dev) = Dev::new('c') else { return };
-    dev.run(&["up", "--workers", "1", "--no-postgres", "--nat", "symmetric"])
-        .ok();
+    dev.run(&[
+        "up",
+        "--workers",
+        "1",
+        "--no-postgres",
+        "--nat",
+        "symmetric",
+    ])
+    .ok();
     dev.run(&["kill", "worker-2"]).ok();
     wait_for("worker-2 is gone", BOUND, || {
         dev.run(&["status"]).ok().contains("not running")
