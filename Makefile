@@ -6,7 +6,7 @@ SHELL := bash
 help: ## this list
 	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 34
 
-demo: ## a cluster of three machines behind NATs on this one, and a request between them
+demo: ## a cluster with Postgres behind NATs on this machine, and a failover to watch
 	@deploy/setup.sh demo
 	@. deploy/env.sh && cargo build --release --locked --quiet -p holdfast
 	@deploy/demo.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A coordinator and two workers behind three NATs on this machine: they become members, a request
-# goes from one to the other by virtual address, and they say about themselves what there is to
-# know. The cluster stays up; `demo.sh down` removes it. $HOLDFAST_DEV_PREFIX makes it another
+# A coordinator and three workers behind four NATs on this machine, with a database on each worker:
+# a row is written, the leader is killed while somebody writes, another takes over, and the old one
+# comes back. The cluster stays up; `demo.sh down` removes it. $HOLDFAST_DEV_PREFIX makes it another
 # cluster than the usual one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,15 +24,19 @@ fi
 
 # What an earlier demonstration left, up or half made.
 dev down >/dev/null
-say up --workers 2
-say exec worker-2 -- "$holdfast" dev serve-hello --port 8080 --background
-say exec worker-3 -- curl -fsS --max-time 10 http://127.50.0.2:8080/
+say up
+say psql -- -c 'CREATE TABLE greetings AS SELECT 1 AS id, $$hello from behind a NAT$$ AS text'
+say kill leader
+say psql -- -c 'SELECT text, inet_server_addr() AS served_by FROM greetings'
+say heal
 say status
 cat <<END
 
 The cluster is up. Look around, then remove it with: make demo-down
 
   ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }status
-  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }wipe worker-3
-  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }exec coordinator-1 -- curl -sS http://127.50.0.2:8080/
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }psql
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }bench --seconds 10
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }kill leader --freeze
+  ${sudo[*]:+sudo }$holdfast dev ${prefix[*]:+${prefix[*]} }heal
 END

@@ -70,6 +70,7 @@ fn options(
         prepared: None,
     };
     let (again, known) = (file.clone(), servers.clone());
+    let database = member.postgres.clone();
     let mut good = None;
     Ok(Options {
         cluster: member.cluster.clone(),
@@ -98,7 +99,13 @@ fn options(
             let settings = good.as_ref().expect("it was read, now or before");
             mesh_options(settings, &servers.borrow(), trigger.clone())
         }),
-        reload: Box::new(move |who| reload(again.as_deref(), who, &known.borrow())),
+        reload: Box::new(move |who| {
+            let (member, reload) = reload(again.as_deref(), who, &known.borrow())?;
+            if member.postgres != database {
+                tracing::warn!("what [postgres] says now holds from the next start on");
+            }
+            Ok(reload)
+        }),
     })
 }
 
@@ -137,16 +144,21 @@ fn load_node(file: Option<&Path>, id: &PeerId) -> Result<(Member, Settings), Str
     }
 }
 
-fn reload(file: Option<&Path>, who: &Who, servers: &Option<Servers>) -> Result<Reload, String> {
+fn reload(
+    file: Option<&Path>,
+    who: &Who,
+    servers: &Option<Servers>,
+) -> Result<(Member, Reload), String> {
     let (member, settings) = load_node(file, &who.id)?;
     let servers = servers.as_ref().ok_or("the node has not started yet")?;
     let mesh = node::reload(&settings, servers).map_err(|error| format!("{error:#}"))?;
-    Ok(Reload {
-        peers: member.peers,
-        services: member.services,
-        children: member.children,
+    let reload = Reload {
+        peers: member.peers.clone(),
+        services: member.services.clone(),
+        children: member.children.clone(),
         mesh: Some(mesh),
-    })
+    };
+    Ok((member, reload))
 }
 
 /// Who this machine is, asked of the bootstrap library.

@@ -81,7 +81,7 @@ fn a_pinned_machine_gets_a_name_and_secrets_without_a_kv_and_a_second_run_change
     assert_eq!(info["cluster_name"], "north");
     assert_eq!(info["instance_id"], "07".repeat(20));
     let files = machine.files();
-    assert_eq!(files.len(), 8, "seven secrets and info.json: {files:?}");
+    assert_eq!(files.len(), 9, "eight secrets and info.json: {files:?}");
     for (name, ..) in files
         .iter()
         .filter(|(name, ..)| name.starts_with("secrets"))

@@ -132,7 +132,7 @@ impl Plan {
         let _ = write!(out, "\n[tee]\nkind = \"plain\"\nkey_file = {KEY_FILE:?}\n");
         let _ = write!(out, "\n[slots]\nlease = \"{}s\"\n", LEASE.as_secs());
         out.push_str(&self.kv_toml(ordinal, place));
-        out.push_str(&self.database_toml(ordinal, &own));
+        out.push_str(&self.database_toml(ordinal));
         out.push_str(&self.lists());
         out
     }
@@ -163,7 +163,7 @@ impl Plan {
     }
 
     /// A worker runs a database; a coordinator only reaches it.
-    fn database_toml(&self, ordinal: u16, own: &Path) -> String {
+    fn database_toml(&self, ordinal: u16) -> String {
         let Some(database) = &self.database else {
             return String::new();
         };
@@ -171,10 +171,8 @@ impl Plan {
             return "\n[postgres.endpoints]\n".to_owned();
         }
         let mut out = format!(
-            "\n[postgres]\nbin_dir = {:?}\npatroni = {:?}\ndata_dir = {:?}\n",
-            database.bin_dir,
-            database.patroni,
-            own.join("data"),
+            "\n[postgres]\nbin_dir = {:?}\npatroni = {:?}\n",
+            database.bin_dir, database.patroni,
         );
         for (key, value) in PATRONI_TIMES {
             let _ = writeln!(out, "{key} = {value:?}");

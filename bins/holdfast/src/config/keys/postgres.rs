@@ -33,9 +33,10 @@ pub const POSTGRES: &[Key] = &[
         key(
             "postgres.data_dir",
             Form::Text,
-            "PostgreSQL's data directory. Default: the folder postgres in `state_dir`.",
+            "PostgreSQL's data directory. Default: postgres/data in `state_dir`. The folder above has to be\n\
+             the database's user's; it is made so when it is new.",
         ),
-        "\"/var/lib/holdfast/postgres\"",
+        "\"/var/lib/holdfast/postgres/data\"",
     )),
     optional(with_example(
         key(

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use holdfast_bootstrap::identity::Role;
@@ -19,6 +21,8 @@ use crate::config::tree::Tree;
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// Where `make setup` puts Patroni, since the database's user has to be able to run it.
 const PATRONI_DIR: &str = "/opt/holdfast/bin";
+/// Longest text of a version, bytes.
+const VERSION_LEN_MAX: u64 = 16;
 /// Most parameters of PostgreSQL: it knows fewer.
 const PARAMETERS_MAX: usize = 512;
 /// Longest value of a parameter, bytes.
@@ -46,16 +50,19 @@ impl Reader<'_> {
         let second = std::time::Duration::from_secs(1);
         let scope = self.word("postgres.scope");
         let data_dir = self.path("postgres.data_dir");
+        let data_dir = absolute(data_dir.unwrap_or_else(|| {
+            let state_dir = around.state_dir.unwrap_or(Path::new(""));
+            // The folder above is the database's user's: Patroni renames what a first start that
+            // failed has made.
+            state_dir.join("postgres/data")
+        }));
         Some(Settings {
-            bin_dir: self.bin_dir(),
+            bin_dir: self.bin_dir(&data_dir),
             patroni: self.patroni(),
             user: self
                 .key("postgres.user", "the name of a user", text)
                 .unwrap_or_default(),
-            data_dir: absolute(data_dir.unwrap_or_else(|| {
-                let state_dir = around.state_dir.unwrap_or(Path::new(""));
-                state_dir.join("postgres")
-            })),
+            data_dir,
             scope: scope.unwrap_or_else(|| around.cluster.unwrap_or_default().to_owned()),
             port: self.port("postgres.port").unwrap_or(5432),
             rest_port: self.port("postgres.rest_port").unwrap_or(8008),
@@ -89,12 +96,14 @@ impl Reader<'_> {
         })
     }
 
-    /// Named, or the newest that is there.
-    fn bin_dir(&mut self) -> PathBuf {
+    /// Named, or the version that the data is of, or the newest that is there.
+    fn bin_dir(&mut self, data_dir: &Path) -> PathBuf {
         match self.path("postgres.bin_dir") {
             Some(named) => absolute(named),
             // One that is not there is told when it is looked into.
-            None => find_server().unwrap_or_else(|| VERSIONS.into()),
+            None => server_of(data_dir)
+                .or_else(find_server)
+                .unwrap_or_else(|| VERSIONS.into()),
         }
     }
 
@@ -253,6 +262,23 @@ pub fn find_server() -> Option<PathBuf> {
     newest(Path::new(VERSIONS))
 }
 
+/// The programs of the version that made a data directory: a newer one that is installed beside it
+/// cannot run on it.
+fn server_of(data_dir: &Path) -> Option<PathBuf> {
+    // The database's user may have put anything there.
+    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut options = fs::File::options();
+    let file = options.read(true).custom_flags(careful);
+    let file = file.open(data_dir.join("PG_VERSION")).ok()?;
+    let mut version = String::new();
+    file.take(VERSION_LEN_MAX)
+        .read_to_string(&mut version)
+        .ok()?;
+    let version: u32 = version.trim().parse().ok()?;
+    let programs = Path::new(VERSIONS).join(version.to_string()).join("bin");
+    programs.join("postgres").exists().then_some(programs)
+}
+
 /// Where a Patroni of that name is, or would be.
 pub fn find_patroni(name: &str) -> PathBuf {
     find_program(Path::new(name)).unwrap_or_else(|| Path::new(PATRONI_DIR).join(name))
@@ -301,6 +327,23 @@ mod tests {
         assert_eq!(newest(&folder), Some(folder.join("15/bin")));
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(newest(&folder), None);
+    }
+
+    #[test]
+    fn data_goes_on_with_the_version_that_made_it() {
+        let Some(newest) = find_server() else { return };
+        let version = newest.parent().and_then(Path::file_name).unwrap();
+        let folder = std::env::temp_dir().join(format!("holdfast-data-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let told = folder.join("PG_VERSION");
+        assert_eq!(server_of(&folder), None, "there is no data yet");
+        fs::write(&told, format!("{}\n", version.to_str().unwrap())).unwrap();
+        assert_eq!(server_of(&folder), Some(newest));
+        for strange in ["99\n", "../../../tmp", ""] {
+            fs::write(&told, strange).unwrap();
+            assert_eq!(server_of(&folder), None, "{strange:?}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
