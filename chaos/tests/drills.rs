@@ -113,6 +113,7 @@ fn round() -> Round {
         rejoins: vec![("worker-1".to_owned(), Rejoin::Rewind)],
         two_primaries_ms: 0,
         notes: Vec::new(),
+        crashes: Vec::new(),
         cut_short: false,
     }
 }

@@ -278,6 +278,10 @@ pub struct Round {
     pub two_primaries_ms: u64,
     /// Why the round could not be played to its end, or what else is worth a word.
     pub notes: Vec<String>,
+    /// What must not happen whatever the blow: a sidecar that ended though nothing ended it, a
+    /// panic, a leader or a timeline that changed where none may. One of them, and the round fails.
+    #[serde(default)]
+    pub crashes: Vec<String>,
     /// It ended before its cluster was whole.
     pub cut_short: bool,
 }

@@ -172,6 +172,7 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
             .collect(),
         two_primaries_ms: world.two_primaries_ms(),
         notes: seen.notes,
+        crashes: Vec::new(),
         cut_short: seen.cut_short,
     }
 }
