@@ -25,6 +25,7 @@ pub struct RestProbe<N, C, S> {
     net: N,
     clock: C,
     spawn: S,
+    scope: String,
     rest_port: u16,
     lag_max: u64,
     /// How far the leader was when it was last heard, and by which timeline.
@@ -39,13 +40,21 @@ struct Seen {
 }
 
 impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
-    /// Ask on `rest_port` of a backend's address. A replica that is further behind than `lag_max`
+    /// Ask on `rest_port` of a backend's address. Whose Patroni is of another cluster of databases
+    /// than `scope` neither leads nor follows: after a restore or with a wrong setting one may
+    /// answer at a member's address, even by a higher timeline. A replica that is further behind than `lag_max`
     /// bytes does not follow; it is measured against what the leader last said of itself.
-    pub fn new((net, clock, spawn): (N, C, S), rest_port: u16, lag_max: u64) -> Self {
+    pub fn new(
+        (net, clock, spawn): (N, C, S),
+        scope: &str,
+        rest_port: u16,
+        lag_max: u64,
+    ) -> Self {
         RestProbe {
             net,
             clock,
             spawn,
+            scope: scope.to_owned(),
             rest_port,
             lag_max,
             leader: Cell::new(None),
@@ -70,6 +79,9 @@ impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
     }
 
     fn judge(&self, answer: &Answer) -> Observation {
+        if answer.scope != self.scope {
+            return Observation::default();
+        }
         let now = self.clock.now().mono;
         let leads = answer.leads();
         if let (Some(timeline), Some(position)) = (leads, answer.received) {
@@ -120,12 +132,13 @@ mod tests {
             role,
             timeline: Some(timeline),
             received: Some(position),
+            scope: "demo".to_owned(),
             ..Answer::default()
         }
     }
 
     fn probe() -> RestProbe<RealNet, RealClock, RealSpawn> {
-        RestProbe::new((RealNet, RealClock, RealSpawn), 8008, 100)
+        RestProbe::new((RealNet, RealClock, RealSpawn), "demo", 8008, 100)
     }
 
     #[test]
@@ -150,6 +163,17 @@ mod tests {
         probe.judge(&member(Role::Primary, 2, 1000));
         assert_eq!(probe.judge(&member(Role::Primary, 1, 9000)).leads, Some(1));
         assert!(probe.judge(&member(Role::Replica, 2, 950)).follows);
+    }
+
+    #[test]
+    fn who_is_of_another_cluster_neither_leads_nor_follows_nor_is_a_measure() {
+        let probe = probe();
+        for role in [Role::Primary, Role::Replica] {
+            let mut answer = member(role, 9, 9000);
+            answer.scope = "other".to_owned();
+            assert_eq!(probe.judge(&answer), Observation::default());
+        }
+        assert!(probe.judge(&member(Role::Replica, 1, 5)).follows);
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Answer {
     pub replayed: Option<u64>,
     /// The identifier of its database system.
     pub system: Option<String>,
+    /// The name of its cluster of databases.
+    pub scope: String,
     /// Parameters that a restart is needed for.
     pub pending_restart: Vec<String>,
 }
@@ -43,6 +45,12 @@ struct Body {
     #[serde(default)]
     pending_restart: bool,
     pending_restart_reason: Option<serde_json::Map<String, serde_json::Value>>,
+    patroni: Option<Patroni>,
+}
+
+#[derive(Deserialize)]
+struct Patroni {
+    scope: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +91,7 @@ impl Answer {
             received: xlog.and_then(|xlog| xlog.location.or(xlog.received_location)),
             replayed: xlog.and_then(|xlog| xlog.replayed_location),
             system: body.database_system_identifier,
+            scope: body.patroni.and_then(|it| it.scope).unwrap_or_default(),
             pending_restart: pending,
         })
     }
@@ -107,9 +116,13 @@ impl Answer {
         matches!(self.state.as_str(), "stopped" | "crashed" | "start failed")
     }
 
-    /// What this member is to others.
+    /// What this member is to others of its cluster. A Patroni of another one may answer at a
+    /// member's address: it is nothing to us.
     #[must_use]
-    pub fn role(&self) -> Role {
+    pub fn role(&self, scope: &str) -> Role {
+        if self.scope != scope {
+            return Role::Unknown;
+        }
         match (self.leads(), self.follows()) {
             (Some(_), _) => Role::Primary,
             (None, true) => Role::Replica,
@@ -133,15 +146,27 @@ mod tests {
     fn the_key_and_postgresql_together_make_a_primary() {
         let with_key = Answer::parse(StatusCode::OK, PRIMARY.as_bytes()).unwrap();
         assert_eq!(
-            (with_key.leads(), with_key.role()),
+            (with_key.leads(), with_key.role("demo")),
             (Some(3), Role::Primary)
         );
         assert_eq!(with_key.pending_restart, ["shared_buffers"]);
         let without = Answer::parse(StatusCode::SERVICE_UNAVAILABLE, PRIMARY.as_bytes()).unwrap();
-        assert_eq!((without.leads(), without.role()), (None, Role::Unknown));
+        assert_eq!((without.leads(), without.role("demo")), (None, Role::Unknown));
         let promoting = Answer::parse(StatusCode::OK, REPLICA.as_bytes()).unwrap();
-        assert_eq!((promoting.leads(), promoting.role()), (None, Role::Replica));
+        assert_eq!((promoting.leads(), promoting.role("demo")), (None, Role::Replica));
         assert_eq!(promoting.received, Some(67_109_192));
+    }
+
+    #[test]
+    fn a_member_of_another_cluster_has_no_role() {
+        for body in [PRIMARY, REPLICA] {
+            let answer = Answer::parse(StatusCode::OK, body.as_bytes()).unwrap();
+            assert_ne!(answer.role("demo"), Role::Unknown);
+            assert_eq!(answer.role("other"), Role::Unknown);
+        }
+        let old = PRIMARY.replace(r#""scope": "demo", "#, "");
+        let old = Answer::parse(StatusCode::OK, old.as_bytes()).unwrap();
+        assert_eq!(old.role("demo"), Role::Unknown, "it does not say");
     }
 
     #[test]
@@ -165,7 +190,7 @@ mod tests {
         }
         let starting = br#"{"state": "starting", "role": "replica"}"#;
         let starting = Answer::parse(StatusCode::SERVICE_UNAVAILABLE, starting).unwrap();
-        assert_eq!(starting.role(), Role::Unknown);
+        assert_eq!(starting.role("demo"), Role::Unknown);
     }
 
     proptest! {
@@ -179,7 +204,7 @@ mod tests {
             let mut body = PRIMARY.as_bytes().to_vec();
             body[at] = byte;
             let answer = Answer::parse(StatusCode::OK, &body);
-            let _ = answer.map(|answer| (answer.leads(), answer.role()));
+            let _ = answer.map(|answer| (answer.leads(), answer.role("demo")));
             let _ = Answer::parse(StatusCode::OK, &body[..at]);
         }
     }

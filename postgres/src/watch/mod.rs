@@ -76,7 +76,9 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         let changed = || {
             let mut known = known.borrow_mut();
             let (on_role, on_status) = &mut *tell.borrow_mut();
-            let role = known.answer.as_ref().map_or(Role::Unknown, Answer::role);
+            let scope = &self.settings.scope;
+            let role = known.answer.as_ref();
+            let role = role.map_or(Role::Unknown, |answer| answer.role(scope));
             // The first misses are not yet an answer.
             if (known.answer.is_some() || known.misses >= MISSES_MAX) && known.role != Some(role) {
                 known.role = Some(role);

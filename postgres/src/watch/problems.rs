@@ -31,6 +31,15 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             self.problems_of_scope(view, &mut found);
         }
         if let Some(answer) = &known.answer {
+            if answer.scope != self.settings.scope {
+                found.push(format!(
+                    "the Patroni at {}:{} is of the scope {:?}: expected {:?} (postgres.scope)",
+                    self.place.vip,
+                    self.settings.rest_port,
+                    shorten(&answer.scope),
+                    self.settings.scope
+                ));
+            }
             if !answer.pending_restart.is_empty() {
                 let names: Vec<String> = answer
                     .pending_restart

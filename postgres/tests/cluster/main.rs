@@ -180,7 +180,7 @@ async fn verified_by_tls(members: &[Member; 2]) {
 
 async fn observed(members: &[Member; 2]) -> [(Option<u64>, bool); 2] {
     let world = (RealNet, RealClock, RealSpawn);
-    let probe = RestProbe::new(world, 8008, 16 << 20);
+    let probe = RestProbe::new(world, "demo", 8008, 16 << 20);
     let mut found = [(None, false); 2];
     for (n, member) in members.iter().enumerate() {
         let backend = Backend {

@@ -134,6 +134,7 @@ pub(super) fn probe(settings: &Settings) -> Rc<dyn Probe> {
     let world = (RealNet, RealClock, RealSpawn);
     Rc::new(RestProbe::new(
         world,
+        &settings.scope,
         settings.rest_port,
         settings.endpoints.lag_max,
     ))
