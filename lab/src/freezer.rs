@@ -18,6 +18,11 @@ const SECOND: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 const FREEZE_BOUND: Duration = Duration::from_secs(5);
 /// How often it is looked whether all stand still.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How often what was born meanwhile is taken in: a machine that starts processes faster than they
+/// are listed never stands still.
+const TAKES_MAX: usize = 20;
+/// How long a group may take to let go of what was in it.
+const RELEASE_BOUND: Duration = Duration::from_secs(5);
 
 /// A group in which processes can be made to stand still. Dropping it thaws them and gives them
 /// back to the group above.
@@ -27,12 +32,9 @@ pub struct Freezer {
 }
 
 impl Freezer {
-    pub(crate) fn new(prefix: &str, name: &str) -> Result<Freezer, Error> {
-        let root = root().ok_or_else(|| {
-            let missing = io::Error::new(io::ErrorKind::NotFound, "no freezer is mounted");
-            Error::io("make a freezer")(missing)
-        })?;
-        let folder = root.join(format!("{}{name}", own(prefix)));
+    /// One that is there already is opened.
+    pub(crate) fn open(prefix: &str, name: &str) -> Result<Freezer, Error> {
+        let folder = place(prefix, name)?;
         match fs::create_dir(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(Error::io(format!("create {}", folder.display()))(error))
@@ -41,11 +43,99 @@ impl Freezer {
         }
     }
 
-    /// Takes processes in; those that have ended are left out. What they start later is in it too.
+    /// One that must not be there yet.
+    pub(crate) fn create(prefix: &str, name: &str) -> Result<Freezer, Error> {
+        let folder = place(prefix, name)?;
+        let failed = |error| Error::io(format!("create {}", folder.display()))(error);
+        fs::create_dir(&folder).map_err(failed)?;
+        Ok(Freezer { folder })
+    }
+
+    /// Takes processes in, whichever can be; [`freeze_all`](Freezer::freeze_all) tells which
+    /// cannot. What they start later is in it too.
     pub fn take(&self, pids: &[u32]) {
         for pid in pids {
-            let _ = fs::write(self.folder.join("cgroup.procs"), pid.to_string());
+            let _ = self.take_one(*pid);
         }
+    }
+
+    /// A process that has ended is no error.
+    fn take_one(&self, pid: u32) -> Result<(), Error> {
+        let procs = self.folder.join("cgroup.procs");
+        match fs::write(&procs, pid.to_string()) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                let what = format!("take the process {pid} into {}", self.folder.display());
+                Err(Error::io(what)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Those of a listing that live and are not in it.
+    fn outside(&self, listed: &[u32]) -> Result<Vec<u32>, Error> {
+        let procs = self.folder.join("cgroup.procs");
+        let failed = |error| Error::io(format!("read {}", procs.display()))(error);
+        let text = fs::read_to_string(&procs).map_err(failed)?;
+        let inside: Vec<u32> = text.lines().filter_map(|pid| pid.parse().ok()).collect();
+        let out = |pid: &&u32| !inside.contains(pid) && lives(**pid);
+        Ok(listed.iter().filter(out).copied().collect())
+    }
+
+    /// Takes in what is listed until a fresh listing adds nothing, and has all of it stand still:
+    /// when this returns, every process that lives and is listed is in the group, and at least one
+    /// is. If that cannot be, everything goes on.
+    ///
+    /// # Errors
+    /// What `list` says, [`Error::Io`] when a process cannot be taken in or there is none, and
+    /// [`Error::Timeout`] when there are ever new ones or something cannot be stopped.
+    pub fn freeze_all<E: From<Error>>(
+        &self,
+        mut list: impl FnMut() -> Result<Vec<u32>, E>,
+    ) -> Result<(), E> {
+        self.take_all(&mut list)?;
+        self.freeze()?;
+        // What was born between the listing and the freeze is frozen as it is taken in.
+        let still = self.take_all(&mut list).and_then(|()| Ok(self.freeze()?));
+        if still.is_err() {
+            // What failed is told.
+            let _ = self.thaw();
+        }
+        still
+    }
+
+    fn take_all<E: From<Error>>(
+        &self,
+        list: &mut impl FnMut() -> Result<Vec<u32>, E>,
+    ) -> Result<(), E> {
+        let mut missed = Vec::new();
+        for _ in 0..TAKES_MAX {
+            let listed = list()?;
+            if listed.is_empty() {
+                let none = io::Error::new(io::ErrorKind::NotFound, "no process is listed");
+                return Err(Error::io(format!("freeze {}", self.folder.display()))(none).into());
+            }
+            missed = self.outside(&listed)?;
+            if missed.is_empty() {
+                return Ok(());
+            }
+            for pid in &missed {
+                self.take_one(*pid)?;
+            }
+        }
+        Err(Error::Timeout {
+            what: format!("everything in {}", self.folder.display()),
+            bound: FREEZE_BOUND,
+            detail: format!("after {TAKES_MAX} listings these were not: {missed:?}"),
+        }
+        .into())
+    }
+
+    /// Thaws, gives everything back to the group above, and removes the group.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when it is not empty and gone within seconds.
+    pub fn release(self) -> Result<(), Error> {
+        remove(&self.folder)
     }
 
     /// Everything in it stands still when this returns.
@@ -82,8 +172,24 @@ impl Freezer {
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        remove(&self.folder);
+        // Whoever wants to know calls `release`.
+        let _ = remove(&self.folder);
     }
+}
+
+fn place(prefix: &str, name: &str) -> Result<PathBuf, Error> {
+    let root = root().ok_or_else(|| {
+        let missing = io::Error::new(io::ErrorKind::NotFound, "no freezer is mounted");
+        Error::io("make a freezer")(missing)
+    })?;
+    Ok(root.join(format!("{}{name}", own(prefix))))
+}
+
+/// Whether a process is there and more than a name that waits for its parent.
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|rest| !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
 /// Whether processes can be frozen here.
@@ -108,7 +214,8 @@ pub(crate) fn remove_all(prefix: &str) {
             .to_str()
             .is_some_and(|name| name.starts_with(&own(prefix)));
         if is_own {
-            remove(&entry.path());
+            // The lab ends its processes whatever group they are in.
+            let _ = remove(&entry.path());
         }
     }
 }
@@ -132,12 +239,27 @@ fn is_frozen(folder: &Path) -> bool {
         || read("cgroup.events").lines().any(|line| line == "frozen 1")
 }
 
-fn remove(folder: &Path) {
-    let _ = set(folder, false);
-    let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+fn remove(folder: &Path) -> Result<(), Error> {
     let above = folder.parent().unwrap_or(folder).join("cgroup.procs");
-    for pid in procs.lines() {
-        let _ = fs::write(&above, pid);
+    let begun = Instant::now();
+    loop {
+        // One that is gone is as thawed as can be.
+        let _ = set(folder, false);
+        let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines() {
+            let _ = fs::write(&above, pid);
+        }
+        match fs::remove_dir(folder) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if begun.elapsed() > RELEASE_BOUND => {
+                return Err(Error::Timeout {
+                    what: format!("{} removed", folder.display()),
+                    bound: RELEASE_BOUND,
+                    detail: error.to_string(),
+                });
+            }
+            Err(_) => thread::sleep(LOOK_EVERY),
+        }
     }
-    let _ = fs::remove_dir(folder);
 }

@@ -375,13 +375,22 @@ impl Lab {
         netns::pids(&[self.namespace(name)?])
     }
 
-    /// A group of this lab's in which processes can be made to stand still; it is removed with
-    /// the lab at the latest.
+    /// A group of this lab's in which processes can be made to stand still, the one of that name
+    /// if it is there; it is removed with the lab at the latest.
     ///
     /// # Errors
     /// [`Error::Io`] where there are no such groups.
     pub fn freezer(&self, name: &str) -> Result<Freezer, Error> {
-        Freezer::new(&self.topology.prefix, name)
+        Freezer::open(&self.topology.prefix, name)
+    }
+
+    /// The same, and there must be none of that name: what an earlier one left frozen is not
+    /// taken for what this one froze.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there are no such groups, or one of that name.
+    pub fn new_freezer(&self, name: &str) -> Result<Freezer, Error> {
+        Freezer::create(&self.topology.prefix, name)
     }
 
     /// What exists now.

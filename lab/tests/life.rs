@@ -118,6 +118,29 @@ fn a_frozen_process_neither_runs_nor_keeps_a_lab_up() {
 }
 
 #[test]
+fn a_freeze_of_nobody_is_an_error_and_one_of_all_leaves_nothing_behind() {
+    let Some(prefix) = prefix('y') else { return };
+    let lab = up(&prefix);
+    let process = stubborn(&lab, "n1");
+    let freezer = lab.new_freezer("all").unwrap();
+    assert!(lab.new_freezer("all").is_err(), "it is there already");
+    let nobody = || Ok::<_, Error>(Vec::new());
+    assert!(freezer.freeze_all(nobody).is_err());
+    // Nobody is taken in beforehand, and the listing is asked for until it adds nothing.
+    freezer.freeze_all(|| lab.pids("n1")).unwrap();
+    for pid in lab.pids("n1").unwrap() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let state = stat.rsplit_once(')').unwrap().1.trim().chars().next();
+        assert_eq!(state, Some('D'), "{stat}");
+    }
+    freezer.release().unwrap();
+    // The name is free again.
+    lab.new_freezer("all").unwrap().release().unwrap();
+    drop(lab);
+    assert_nothing_left(&prefix, &[process]);
+}
+
+#[test]
 fn clean_removes_what_a_lost_lab_left() {
     let Some(prefix) = prefix('c') else { return };
     let lab = up(&prefix);
