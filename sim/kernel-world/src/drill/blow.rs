@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::thread;
 use std::time::Duration;
 
 use holdfast_lab::Freezer;
 use holdfast_plan::drill::{Blow, Processes, Target};
 use serde_json::json;
 
-use super::disk;
+use super::disk::Stall;
 use super::ground::Member;
 use super::procs::{is_there, send};
 use super::tools::Tools;
@@ -26,8 +25,10 @@ const KILL_BOUND: Duration = Duration::from_secs(5);
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take until a pause, or a copy that was asked for, shows.
 const SHOWS_BOUND: Duration = Duration::from_secs(30);
-/// How long PostgreSQL may take to restart, seconds.
+/// How long PostgreSQL may take to stop, and to start, seconds.
 const RESTART_BOUND_S: u32 = 60;
+/// For how many of Patroni's loops PostgreSQL is down: it has to notice, and to leave it alone.
+const DOWN_LOOPS: u32 = 2;
 
 /// What was done, and has to be undone.
 #[derive(Default)]
@@ -65,7 +66,7 @@ impl Strike {
             scene.ground.cut(member, false)?;
         }
         if let Some(freezer) = self.freezer.take() {
-            freezer.thaw()?;
+            freezer.release()?;
         }
         for member in self.down.drain(..) {
             scene.ground.start(member)?;
@@ -79,27 +80,25 @@ impl Strike {
 }
 
 /// Whom a blow means.
-fn target(
-    scene: &Scene<'_>,
-    target: Target,
-    seed: u64,
-    number: usize,
-) -> Result<usize, StageError> {
+fn target(scene: &Scene<'_>, target: Target, seed: u64) -> Result<usize, StageError> {
     let leader = scene.leader();
     let leader = leader.ok_or_else(|| StageError::Drill("nobody leads".to_owned()))?;
     let members = scene.ground.members().len();
+    let turn = |len: usize| {
+        let at = seed % len.max(1) as u64;
+        usize::try_from(at).expect("it is less than the number of members")
+    };
     Ok(match target {
         Target::Leader => leader,
-        Target::Turn => number % members,
+        // By the seed, as in the model: a round that is played alone strikes the same.
+        Target::Turn => turn(members),
         Target::Standby => {
             let mut found = scene.standbys();
             found.retain(|member| *member != leader);
             if found.is_empty() {
                 found.extend((0..members).filter(|member| *member != leader));
             }
-            let len = found.len().max(1) as u64;
-            let at = usize::try_from(seed % len).expect("it is less than the number of members");
-            found.get(at).copied().unwrap_or(leader)
+            found.get(turn(found.len())).copied().unwrap_or(leader)
         }
     })
 }
@@ -121,25 +120,25 @@ pub fn strike(
             what,
             with_kv_leader,
         } => {
-            let member = target(scene, *whom, seed, number)?;
+            let member = target(scene, *whom, seed)?;
             kill(scene, member, *what, *with_kv_leader)
         }
         Blow::Freeze {
             target: whom,
             with_line,
         } => {
-            let member = target(scene, *whom, seed, number)?;
-            freeze(scene, member, *with_line)
+            let member = target(scene, *whom, seed)?;
+            freeze(scene, member, *with_line, number)
         }
         Blow::Partition { target: whom } => {
-            let mut strike = Strike::new(target(scene, *whom, seed, number)?);
+            let mut strike = Strike::new(target(scene, *whom, seed)?);
             strike.cut.clone_from(&strike.struck);
             scene.ground.cut(strike.struck[0], true)?;
             strike.at = scene.clock.now();
             Ok(strike)
         }
         Blow::Wipe { target: whom } => {
-            let member = target(scene, *whom, seed, number)?;
+            let member = target(scene, *whom, seed)?;
             let strike = kill(scene, member, Processes::Database, false)?;
             let data = scene.ground.members()[member].data.clone();
             match fs::remove_dir_all(&data) {
@@ -152,22 +151,22 @@ pub fn strike(
         Blow::Switchover => switchover(scene),
         Blow::Pause => pause(scene, tools),
         Blow::RollingRestart => rolling_restart(scene),
-        Blow::Copy { link } => copy(scene, link, seed, number),
+        Blow::Copy { link } => copy(scene, link, seed),
         Blow::DiskStall {
             target: whom,
             for_ms,
         } => {
-            let mut strike = Strike::new(target(scene, *whom, seed, number)?);
+            let mut strike = Strike::new(target(scene, *whom, seed)?);
             let data = &scene.ground.members()[strike.struck[0]].data;
             let disk = data.parent().unwrap_or(data).to_owned();
             strike.at = scene.clock.now();
-            disk::freeze(&disk, true)?;
-            thread::sleep(Duration::from_millis(*for_ms));
-            disk::freeze(&disk, false)?;
+            let stall = Stall::begin(&disk)?;
+            scene.until(strike.at + Duration::from_millis(*for_ms))?;
+            stall.end()?;
             Ok(strike)
         }
-        Blow::CancelWait => cancel_waits(scene),
-        Blow::ForceFailover => force_failover(scene, seed, number),
+        Blow::CancelWait => cancel_waits(scene, number),
+        Blow::ForceFailover => force_failover(scene, seed),
     }
 }
 
@@ -211,21 +210,28 @@ fn kill(
     Ok(strike)
 }
 
-fn freeze(scene: &mut Scene<'_>, member: usize, with_line: bool) -> Result<Strike, StageError> {
+fn freeze(
+    scene: &mut Scene<'_>,
+    member: usize,
+    with_line: bool,
+    number: usize,
+) -> Result<Strike, StageError> {
     let mut strike = Strike::new(member);
-    let pids = scene.ground.pids(member, Processes::Machine)?;
-    let freezer = scene.ground.stage().lab.freezer("struck")?;
-    freezer.take(&pids);
-    // Those that were born meanwhile.
-    freezer.take(&scene.ground.pids(member, Processes::Machine)?);
+    let freezer = new_freezer(scene, number)?;
     if with_line {
         strike.cut.push(member);
         scene.ground.cut(member, true)?;
     }
-    freezer.freeze()?;
+    freezer.freeze_all(|| scene.ground.pids(member, Processes::Machine))?;
     strike.freezer = Some(freezer);
     strike.at = scene.clock.now();
     Ok(strike)
+}
+
+/// One of each round's own: nothing that an earlier round left is in it.
+fn new_freezer(scene: &Scene<'_>, number: usize) -> Result<Freezer, StageError> {
+    let lab = &scene.ground.stage().lab;
+    Ok(lab.new_freezer(&format!("struck-{number}"))?)
 }
 
 /// Asks a member's Patroni for a change.
@@ -255,7 +261,7 @@ fn change(
 }
 
 fn switchover(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
-    let leader = target(scene, Target::Leader, 0, 0)?;
+    let leader = target(scene, Target::Leader, 0)?;
     let mut strike = Strike::new(leader);
     let body = json!({ "leader": scene.leader_name() }).to_string();
     strike.at = scene.clock.now();
@@ -264,7 +270,7 @@ fn switchover(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
 }
 
 fn pause(scene: &mut Scene<'_>, tools: &Tools) -> Result<Strike, StageError> {
-    let leader = target(scene, Target::Leader, 0, 0)?;
+    let leader = target(scene, Target::Leader, 0)?;
     let mut strike = Strike::new(leader);
     change(scene, leader, "PATCH", "/config", r#"{"pause":true}"#)?;
     strike.is_paused = true;
@@ -275,34 +281,39 @@ fn pause(scene: &mut Scene<'_>, tools: &Tools) -> Result<Strike, StageError> {
             .then_some(())
     };
     scene.wait("all know of the pause", SHOWS_BOUND, paused)?;
-    let member = scene.ground.members()[leader].clone();
+    let wait = scene.drill.database.loop_wait;
+    strike.at = scene.clock.now();
+    by_hand(scene, tools, leader, "stop")?;
+    scene.until(scene.clock.now() + wait * DOWN_LOOPS)?;
+    // Unlike `start` it knows the options that Patroni gave, and that it does not run is no error.
+    by_hand(scene, tools, leader, "restart")?;
+    // Patroni has to see, still paused, that it is there again.
+    scene.until(scene.clock.now() + wait)?;
+    Ok(strike)
+}
+
+/// What an operator would do to PostgreSQL, as its user.
+fn by_hand(scene: &Scene<'_>, tools: &Tools, member: usize, what: &str) -> Result<(), StageError> {
+    let member = &scene.ground.members()[member];
     let mut command = scene.ground.stage().lab.command(&member.space, "setpriv")?;
     let (uid, gid) = tools.owner;
     command
         .args([format!("--reuid={uid}"), format!("--regid={gid}")])
         .args(["--clear-groups", "--"])
         .arg(tools.postgres.join("pg_ctl"))
-        .args([
-            "restart",
-            "-m",
-            "fast",
-            "-w",
-            "-t",
-            &RESTART_BOUND_S.to_string(),
-        ])
+        .args([what, "-m", "fast", "-w", "-t", &RESTART_BOUND_S.to_string()])
         .arg("-D")
         .arg(&member.data)
-        .arg("-l")
-        .arg(member.data.join("restart.log"))
         .current_dir("/");
+    if what == "restart" {
+        command.arg("-l").arg(member.data.join("restart.log"));
+    }
     super::patroni::environment(&mut command);
-    strike.at = scene.clock.now();
-    super::run(command, "pg_ctl restart")?;
-    Ok(strike)
+    super::run(command, &format!("pg_ctl {what}"))
 }
 
 fn rolling_restart(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
-    let leader = target(scene, Target::Leader, 0, 0)?;
+    let leader = target(scene, Target::Leader, 0)?;
     let mut order: Vec<usize> = (0..scene.ground.members().len()).collect();
     order.retain(|member| *member != leader);
     order.push(leader);
@@ -330,8 +341,8 @@ fn rolling_restart(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
     Ok(strike)
 }
 
-fn copy(scene: &mut Scene<'_>, link: &str, seed: u64, number: usize) -> Result<Strike, StageError> {
-    let member = target(scene, Target::Standby, seed, number)?;
+fn copy(scene: &mut Scene<'_>, link: &str, seed: u64) -> Result<Strike, StageError> {
+    let member = target(scene, Target::Standby, seed)?;
     let mut strike = Strike::new(member);
     scene.ground.shape(member, Some(link))?;
     strike.at = scene.clock.now();
@@ -352,27 +363,35 @@ fn copy(scene: &mut Scene<'_>, link: &str, seed: u64, number: usize) -> Result<S
     Ok(strike)
 }
 
-fn cancel_waits(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
-    let leader = target(scene, Target::Leader, 0, 0)?;
+fn cancel_waits(scene: &mut Scene<'_>, number: usize) -> Result<Strike, StageError> {
+    let leader = target(scene, Target::Leader, 0)?;
     let replicas = (0..scene.ground.members().len()).filter(|member| *member != leader);
     let mut strike = Strike {
         struck: replicas.collect(),
         ..Strike::default()
     };
-    let freezer = scene.ground.stage().lab.freezer("struck")?;
-    for member in &strike.struck {
-        freezer.take(&scene.ground.pids(*member, Processes::Database)?);
-    }
-    freezer.freeze()?;
+    let freezer = new_freezer(scene, number)?;
+    freezer.freeze_all(|| {
+        let mut all = Vec::new();
+        for member in &strike.struck {
+            let pids = scene.ground.pids(*member, Processes::Database)?;
+            if pids.is_empty() {
+                let name = &scene.ground.members()[*member].name;
+                return Err(StageError::Drill(format!("{name}: no database runs")));
+            }
+            all.extend(pids);
+        }
+        Ok(all)
+    })?;
     strike.at = scene.clock.now();
     strike.freezer = Some(freezer);
     strike.canceller = Some(work::cancel_waits(scene.ground, leader)?);
     Ok(strike)
 }
 
-fn force_failover(scene: &mut Scene<'_>, seed: u64, number: usize) -> Result<Strike, StageError> {
-    let leader = target(scene, Target::Leader, 0, 0)?;
-    let candidate = target(scene, Target::Standby, seed, number)?;
+fn force_failover(scene: &mut Scene<'_>, seed: u64) -> Result<Strike, StageError> {
+    let leader = target(scene, Target::Leader, 0)?;
+    let candidate = target(scene, Target::Standby, seed)?;
     let name = scene.patroni_name(candidate);
     let name = name.ok_or_else(|| StageError::Drill("a member without a key".to_owned()))?;
     let mut strike = Strike::new(leader);

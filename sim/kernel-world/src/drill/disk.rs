@@ -41,12 +41,52 @@ impl Disk {
         }
         Ok(disk)
     }
+
+    /// Has it take writes again, if it does not.
+    pub fn thaw(&self) {
+        if self.is_mounted {
+            // One that is not frozen says so.
+            let _ = freeze(&self.folder, false);
+        }
+    }
+}
+
+/// A file system that takes no write. Dropping it has it take writes again.
+pub struct Stall<'a>(&'a Path);
+
+impl Stall<'_> {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When it is none that can be frozen.
+    pub fn begin(folder: &Path) -> Result<Stall<'_>, StageError> {
+        // First: a helper that was interrupted may have done it nevertheless.
+        let stall = Stall(folder);
+        freeze(folder, true)?;
+        Ok(stall)
+    }
+
+    /// It takes writes again.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn end(self) -> Result<(), StageError> {
+        let folder = self.0;
+        std::mem::forget(self);
+        freeze(folder, false)
+    }
+}
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        let _ = freeze(self.0, false);
+    }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         if self.is_mounted {
-            let _ = freeze(&self.folder, false);
+            self.thaw();
             let mut unmount = Command::new("umount");
             unmount.arg("--lazy").arg(&self.folder);
             let _ = super::run(unmount, "umount");
@@ -58,7 +98,7 @@ impl Drop for Disk {
 ///
 /// # Errors
 /// When it is none that can be frozen.
-pub fn freeze(folder: &Path, on: bool) -> Result<(), StageError> {
+fn freeze(folder: &Path, on: bool) -> Result<(), StageError> {
     let mut command = Command::new("fsfreeze");
     command
         .arg(if on { "--freeze" } else { "--unfreeze" })

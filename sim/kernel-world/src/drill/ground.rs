@@ -96,8 +96,24 @@ pub trait Ground {
     fn shape(&mut self, member: usize, link: Option<&str>) -> Result<(), StageError>;
     /// The logs of a member. They only grow.
     fn logs(&self, member: usize) -> Vec<PathBuf>;
-    /// What ended that should run, in words.
-    fn ended(&mut self) -> Vec<String>;
+    /// The logs of all machines, those without a database too. They only grow.
+    fn all_logs(&self) -> Vec<PathBuf>;
+    /// Whether the Consul agent of a member knows of a leader.
+    ///
+    /// # Errors
+    /// When nobody can be asked.
+    fn agent_answers(&self, member: usize) -> Result<bool, StageError>;
+    /// What ended that should run, since this was asked last.
+    fn ended(&mut self) -> Vec<Ended>;
+}
+
+/// Something that ended by itself.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Of which member; none of a machine without a database.
+    pub member: Option<usize>,
+    /// What, in words.
+    pub what: String,
 }
 
 /// Whose name in Patroni this is.

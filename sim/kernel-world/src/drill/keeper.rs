@@ -25,7 +25,7 @@ struct Kept {
     process: Option<Process>,
     is_wanted: bool,
     ended_at: Option<Instant>,
-    /// How often it ended by itself.
+    /// How often it ended by itself; each end is counted when it is seen, restarted or not.
     ends: u32,
 }
 
@@ -107,15 +107,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Which ended by themselves, and how often.
-    pub fn ended(&mut self) -> Vec<String> {
+    /// Which ended by themselves since this was asked last, and how often.
+    pub fn ended(&mut self) -> Vec<(String, u32)> {
         let mut ended = Vec::new();
-        for (name, kept) in lock(&self.kept)
-            .iter_mut()
-            .filter(|(_, kept)| kept.ends > 0)
-        {
+        for (name, kept) in lock(&self.kept).iter_mut() {
+            // One that ended since the last look is no less of an end.
+            look(name, kept, &self.lab, &self.holdfast);
             let times = std::mem::take(&mut kept.ends);
-            ended.push(format!("the sidecar of {name}, {times} times,"));
+            if times > 0 {
+                ended.push((name.clone(), times));
+            }
         }
         ended
     }
@@ -150,12 +151,15 @@ fn look(name: &str, kept: &mut Kept, lab: &Lab, holdfast: &Path) {
         kept.ended_at = None;
         return;
     }
-    let ended_at = *kept.ended_at.get_or_insert_with(Instant::now);
-    if ended_at.elapsed() >= RESTART_AFTER {
-        kept.ended_at = None;
+    let Some(ended_at) = kept.ended_at else {
+        kept.ended_at = Some(Instant::now());
         kept.ends += 1;
+        return;
+    };
+    if ended_at.elapsed() >= RESTART_AFTER {
         // What cannot be started now is tried at the next look.
         if let Ok(process) = spawn(name, lab, holdfast) {
+            kept.ended_at = None;
             kept.process = Some(process);
         }
     }

@@ -40,6 +40,13 @@ impl Clocks {
         self.clock
     }
 
+    /// How far the clock on the wall went another way than the world's since they were compared.
+    pub fn drift(self) -> Duration {
+        let now = Clocks::new(self.clock).origin;
+        let later = now.duration_since(self.origin);
+        later.unwrap_or_else(|earlier| earlier.duration())
+    }
+
     fn of(self, wall: SystemTime) -> Option<Duration> {
         wall.duration_since(self.origin).ok()
     }
@@ -76,6 +83,30 @@ impl Ends {
         }
         lines.sort_by_key(|line| line.at);
         lines
+    }
+}
+
+/// What a Rust program writes when it panics.
+const PANICKED: &str = "panicked at";
+/// How many panics are told of: one that repeats says nothing more.
+const PANICS_MAX: usize = 10;
+/// How much of each, characters.
+const PANIC_LEN_MAX: usize = 300;
+
+impl Ends {
+    /// The panics since, with or without a time.
+    pub fn panics(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (path, from) in &self.0 {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            for line in read(path, *from).lines() {
+                if line.contains(PANICKED) && found.len() < PANICS_MAX {
+                    let line: String = line.chars().take(PANIC_LEN_MAX).collect();
+                    found.push(format!("{name}: {line}"));
+                }
+            }
+        }
+        found
     }
 }
 

@@ -17,7 +17,7 @@ use holdfast_plan::drill::{Drill, Processes};
 use serde_json::json;
 
 use super::disk::Disk;
-use super::ground::{Ground, KV_PORT, Logins, Member, REST_PORT, SQL_PORT, STOP_BOUND};
+use super::ground::{Ended, Ground, KV_PORT, Logins, Member, REST_PORT, SQL_PORT, STOP_BOUND};
 use super::patroni;
 use super::procs::{is_there, postmaster, send, with_descendants};
 use super::tools::{Tools, own_folder};
@@ -298,16 +298,30 @@ impl Ground for Loopback {
         vec![log_path(&self.stage.lab.folder(), &self.members[member])]
     }
 
-    fn ended(&mut self) -> Vec<String> {
+    fn all_logs(&self) -> Vec<PathBuf> {
+        (0..self.members.len()).flat_map(|m| self.logs(m)).collect()
+    }
+
+    fn agent_answers(&self, member: usize) -> Result<bool, StageError> {
+        let octet = u8::try_from(self.machine(member) + 1).expect("there are few machines");
+        let ask = || super::kv_leader(&[kv_of(octet)], LEADER_LIMIT).is_some();
+        Ok(self.stage.lab.run_in(SPACE, ask)?)
+    }
+
+    fn ended(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
-        for (member, process) in self.members.iter().zip(&mut self.patronis) {
+        for (index, process) in self.patronis.iter_mut().enumerate() {
             if process.as_mut().is_some_and(|p| p.ended().is_some()) {
-                ended.push(format!("Patroni of {}", member.name));
+                let what = format!("Patroni of {}", self.members[index].name);
+                let member = Some(index);
+                ended.push(Ended { member, what });
             }
         }
-        for (machine, process) in (1..).zip(&mut self.consuls) {
+        for (machine, process) in self.consuls.iter_mut().enumerate() {
             if process.as_mut().is_some_and(|p| p.ended().is_some()) {
-                ended.push(format!("Consul {machine}"));
+                let member = machine.checked_sub(usize::from(self.coordinators));
+                let what = format!("Consul {}", machine + 1);
+                ended.push(Ended { member, what });
             }
         }
         ended
@@ -317,6 +331,8 @@ impl Ground for Loopback {
 impl Drop for Loopback {
     fn drop(&mut self) {
         // PostgreSQL is no child of Patroni's and outlives it: at once, as nothing is kept.
+        // Whoever waits for a disk that stands still does not die.
+        self.disks.iter().for_each(Disk::thaw);
         let among = self.stage.lab.pids(SPACE).unwrap_or_default();
         send(&among, libc::SIGKILL);
         let gone = || !among.iter().any(|pid| is_there(*pid));

@@ -104,7 +104,12 @@ pub fn tell<'a>(scene: &'a Scene<'a>, story: &'a Story, round: &mut Round) {
                 .now(**member)
                 .is_some_and(|said| said.is_streaming())
         })
-        .map(|member| (members[*member].name.clone(), rejoin(story, fault, *member)))
+        .filter_map(|member| {
+            Some((
+                members[*member].name.clone(),
+                rejoin(story, fault, *member)?,
+            ))
+        })
         .collect();
     round.two_primaries_ms = two_wrote(&round.history.writes);
     let both = two_led(scene, story);
@@ -155,25 +160,18 @@ impl Marks<'_> {
         }
     }
 
-    /// The first line that says so, or the first check that fails.
+    /// The first line that says so, of a member that was not struck: its PostgreSQL, its Patroni,
+    /// or its endpoints' checks of health. What the drill itself sees is no detection.
     fn detected(&mut self) {
         let mut found: Option<(Duration, usize, String)> = None;
         for member in 0..self.scene.ground.members().len() {
-            let is_struck = self.story.struck.contains(&member);
-            let checked = self.scene.board.samples(member, self.fault);
-            let failed = checked
-                .iter()
-                .find(|sample| is_struck && sample.said.is_none());
-            let check = failed.map(|sample| {
-                let source = "GET /patroni is not answered".to_owned();
-                (sample.told, member, source)
-            });
-            let line = self.story.line(member, self.fault, &NOTICED);
-            let line = line.map(|line| (line.at, member, line.text.clone()));
-            for candidate in [check, line].into_iter().flatten() {
-                if found.as_ref().is_none_or(|best| candidate.0 < best.0) {
-                    found = Some(candidate);
-                }
+            if self.story.struck.contains(&member) {
+                continue;
+            }
+            if let Some(line) = self.story.line(member, self.fault, &NOTICED)
+                && found.as_ref().is_none_or(|best| line.at < best.0)
+            {
+                found = Some((line.at, member, line.text.clone()));
             }
         }
         if let Some((at, member, source)) = found {
@@ -344,24 +342,28 @@ fn two_led(scene: &Scene<'_>, story: &Story) -> Duration {
     sum
 }
 
-/// How a member came back, by its logs.
-fn rejoin(story: &Story, fault: Duration, member: usize) -> Rejoin {
-    let copied = [
-        "replica has been created using basebackup",
-        "bootstrapped from leader",
-    ];
+/// How a member came back, by its logs; `None` when they do not say.
+fn rejoin(story: &Story, fault: Duration, member: usize) -> Option<Rejoin> {
+    let copied = ["replica has been created using", "bootstrapped from leader"];
     let rewound = [
         "running pg_rewind from",
         "pg_rewind exit code=0",
         "pg_rewind: Done!",
     ];
-    if story.line(member, fault, &copied).is_some() {
-        Rejoin::Copy
-    } else if story.line(member, fault, &rewound).is_some() {
-        Rejoin::Rewind
-    } else {
-        Rejoin::Replay
-    }
+    let replayed = [
+        "redo starts at",
+        "entering standby mode",
+        "started streaming WAL from primary",
+    ];
+    let kinds = [
+        (Rejoin::Copy, copied.as_slice()),
+        (Rejoin::Rewind, rewound.as_slice()),
+        (Rejoin::Replay, replayed.as_slice()),
+    ];
+    // A copy and a rewind end in a replay.
+    let said = |words: &[&str]| story.line(member, fault, words).is_some();
+    let mut kinds = kinds.into_iter();
+    kinds.find_map(|(kind, words)| said(&words).then_some(kind))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use holdfast_plan::drill::{Blow, Drill, Processes};
 use serde::Deserialize;
 
 use super::disk::Disk;
-use super::ground::{Ground, KV_PORT, Logins, Member, REST_PORT, SQL_PORT};
+use super::ground::{Ended, Ground, KV_PORT, Logins, Member, REST_PORT, SQL_PORT};
 use super::keeper::Keeper;
 use super::mesh_config::{self, Machine};
 use super::procs::{postmaster, with_argument, with_descendants};
@@ -316,13 +316,35 @@ impl Ground for Mesh {
         vec![self.stage.lab.folder().join(format!("{space}.log"))]
     }
 
-    fn ended(&mut self) -> Vec<String> {
-        self.keeper.ended()
+    fn all_logs(&self) -> Vec<PathBuf> {
+        let machines = 1..=self.machine(self.members.len()) - 1;
+        let folder = self.stage.lab.folder();
+        machines
+            .map(|machine| folder.join(format!("{}.log", space(machine))))
+            .collect()
+    }
+
+    fn agent_answers(&self, member: usize) -> Result<bool, StageError> {
+        let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, KV_PORT));
+        let ask = || super::kv_leader(&[agent], LEADER_LIMIT).is_some();
+        let space = &self.members[member].space;
+        Ok(self.stage.lab.run_in(space, ask)?)
+    }
+
+    fn ended(&mut self) -> Vec<Ended> {
+        let ended = self.keeper.ended().into_iter();
+        let told = ended.map(|(space, times)| Ended {
+            member: self.members.iter().position(|m| m.space == space),
+            what: format!("the sidecar of {space}, {times} times,"),
+        });
+        told.collect()
     }
 }
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        // Whoever waits for a disk that stands still does not die.
+        self.disks.iter().for_each(Disk::thaw);
         self.keeper.end();
         // Databases outlive their sidecars for a moment; nothing of them is kept.
         for member in &self.members {

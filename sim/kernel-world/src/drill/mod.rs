@@ -29,6 +29,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -138,7 +139,8 @@ fn with_hosts(lab: &Lab, space: &str, hosts: &Path, program: &Path) -> Result<Co
 /// Runs a program to its end.
 fn run(mut command: Command, name: &str) -> Result<(), StageError> {
     let failed = |why: String| StageError::Drill(format!("{name}: {}", why.trim()));
-    let output = command.stdin(Stdio::null()).output();
+    // A signal that a terminal sends to all of us is ours to handle, not a helper's.
+    let output = command.stdin(Stdio::null()).process_group(0).output();
     let output = output.map_err(|error| failed(error.to_string()))?;
     match output.status.success() {
         true => Ok(()),

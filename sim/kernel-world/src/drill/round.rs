@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use holdfast_plan::drill::{Blow, Drill, Heal, Round};
+use holdfast_plan::drill::{Blow, Drill, Heal, Processes, Round};
 
 use super::blow::{self, Strike};
-use super::ground::Ground;
+use super::ground::{Ended, Ground, member_of};
 use super::logs::{Clocks, Ends};
 use super::marks::{self, Story};
 use super::sight::Sight;
@@ -25,6 +25,13 @@ const FILL_BYTES_PER_S: u64 = 10 << 20;
 const WRITERS_BOUND: Duration = Duration::from_secs(20);
 /// How long writers go on when the cluster is whole again.
 const TAIL: Duration = Duration::from_millis(500);
+/// How long it may take, once it is whole, until the writers of every member write again.
+const TAIL_BOUND: Duration = Duration::from_secs(20);
+/// How long a Consul agent that was started may take to know its leader.
+const AGENT_BOUND: Duration = Duration::from_secs(60);
+/// How far the clock of the logs may go another way than ours within a round: what lies between
+/// two marks is told to a hundredth of a second or so.
+const DRIFT_MAX: Duration = Duration::from_millis(20);
 
 /// A cluster, and those who look at it.
 pub struct Cluster {
@@ -34,6 +41,8 @@ pub struct Cluster {
     ground: Box<dyn Ground>,
     tools: Tools,
     is_filled: bool,
+    /// Who led at the end of the last round, and on which timeline.
+    last: Option<(String, u64)>,
 }
 
 impl Cluster {
@@ -49,6 +58,7 @@ impl Cluster {
             ground,
             tools: tools.clone(),
             is_filled: false,
+            last: None,
         })
     }
 
@@ -86,14 +96,30 @@ impl Cluster {
         if let Err(error) = self.play(drill, seed, number, &mut round) {
             round.cut_short = true;
             round.notes.push(error.to_string());
-            round.notes.extend(
-                self.ground
-                    .ended()
-                    .into_iter()
-                    .map(|what| format!("{what} ended")),
-            );
         }
+        self.ends(drill, &mut round);
         round
+    }
+
+    /// What ended by itself: to be expected of those whose slot ran out, else the round's failure.
+    fn ends(&mut self, drill: &Drill, round: &mut Round) {
+        for Ended { member, what } in self.ground.ended() {
+            let name = member.map(|member| &self.ground.members()[member].name);
+            let is_struck = name.is_some_and(|name| round.struck.contains(name));
+            let told = format!("{what} ended");
+            if !(is_struck && ends_sidecars(&drill.blow)) {
+                round.crashes.push(told.clone());
+            }
+            round.notes.push(told);
+        }
+    }
+
+    /// Who leads, and on which timeline.
+    fn led(&mut self, drill: &Drill) -> Option<(String, u64)> {
+        let scene = self.scene(drill);
+        let leader = scene.leader()?;
+        let timeline = scene.board.now(leader)?.timeline;
+        Some((scene.ground.members()[leader].name.clone(), timeline))
     }
 
     fn play(
@@ -105,6 +131,11 @@ impl Cluster {
     ) -> Result<(), StageError> {
         let clock = self.clocks.world();
         self.scene(drill).whole(drill.whole_bound)?;
+        let (before, now) = (self.last.take(), self.led(drill));
+        if before.is_some() && before != now {
+            let told = format!("between two rounds {before:?} became {now:?}");
+            round.crashes.push(told);
+        }
         work::prepare(self.ground.as_ref(), SQL_BOUND)?;
         let paths = |ground: &dyn Ground| -> Vec<_> {
             (0..ground.members().len())
@@ -115,13 +146,24 @@ impl Cluster {
             .into_iter()
             .map(Ends::of)
             .collect();
+        let all_ends = Ends::of(self.ground.all_logs());
+        // The wall's clock is stepped and slewed.
+        self.clocks = Clocks::new(clock);
         let base = clock.now();
         self.sight.board.forget(base);
         let mut writers = Writers::start(self.ground.as_ref(), &drill.work, clock.origin + base)?;
         let mut story = Story::new(base);
         let kv_leader = self.ground.kv_leader().ok().flatten();
         let played = self.strike(drill, (seed, number), &writers, round, &mut story);
-        writers.stop(&drill.work);
+        let wrote = writers.stop(&drill.work);
+        let drift = self.clocks.drift();
+        if drift > DRIFT_MAX {
+            let told = format!("the clock of the logs went {drift:.1?} another way than ours");
+            round.notes.push(told);
+        }
+        let panics = all_ends.panics();
+        round.notes.extend(panics.iter().cloned());
+        round.crashes.extend(panics);
         if self.ground.kv_leader().ok().flatten() != kv_leader {
             // Whoever leads it next gives every session its whole time again.
             round.notes.push("the KV changed its leader".to_owned());
@@ -133,14 +175,18 @@ impl Cluster {
             .zip(&logs)
             .map(|(ends, paths)| ends.since(paths, self.clocks));
         story.lines = lines.collect();
-        let found = work::read_rows(self.ground.as_ref(), SQL_BOUND);
+        self.last = self.led(drill);
+        let found = match &self.last {
+            Some((_, timeline)) => work::read_rows(self.ground.as_ref(), *timeline, SQL_BOUND),
+            None => Err(StageError::Drill("nobody leads".to_owned())),
+        };
         let scene = self.scene(drill);
         marks::tell(&scene, &story, round);
         match found {
             Ok(found) => round.history.found = Some(found),
             Err(error) => round.notes.push(format!("rows cannot be read: {error}")),
         }
-        played
+        played.and(wrote)
     }
 
     /// The moment, the blow, and what it takes until all is well.
@@ -154,9 +200,7 @@ impl Cluster {
     ) -> Result<(), StageError> {
         let tools = self.tools.clone();
         let mut scene = self.scene(drill);
-        let wanted = u64::from(drill.work.writers) * scene.ground.members().len() as u64;
-        let begun = || (writers.recorder.progress().acknowledged >= wanted).then_some(());
-        scene.wait("writers begin", WRITERS_BOUND, begun)?;
+        all_write(&scene, writers, Duration::ZERO, WRITERS_BOUND)?;
         let renewed = moment(&scene, seed)?;
         let leader = scene
             .leader()
@@ -233,8 +277,105 @@ fn aftermath(
             story.healed = Some(scene.clock.now());
         }
     }
-    story.whole = Some(scene.whole(drill.whole_bound)?);
-    scene.until(scene.clock.now() + TAIL)
+    if let Blow::Kill {
+        what: Processes::Agent,
+        ..
+    } = drill.blow
+    {
+        for member in &strike.struck {
+            let answers = || scene.ground.agent_answers(*member).ok()?.then_some(());
+            scene.wait("the agent knows the leader", AGENT_BOUND, answers)?;
+        }
+    }
+    let whole = scene.whole(drill.whole_bound)?;
+    story.whole = Some(whole);
+    if is_calm(&drill.blow) {
+        stays(scene, strike, round, story)?;
+    }
+    scene.until(scene.clock.now() + TAIL)?;
+    all_write(scene, writers, whole.saturating_sub(story.base), TAIL_BOUND)
+}
+
+/// Whether it cuts or freezes a machine for as long as its slot may run out: its sidecar ends then
+/// by itself, as it must.
+fn ends_sidecars(blow: &Blow) -> bool {
+    let machine = matches!(
+        blow,
+        Blow::Kill {
+            what: Processes::Machine,
+            ..
+        }
+    );
+    machine || matches!(blow, Blow::Freeze { .. } | Blow::Partition { .. })
+}
+
+/// Whether nobody should take over because of it, late ones included.
+fn is_calm(blow: &Blow) -> bool {
+    match blow {
+        Blow::Kill { what, .. } => *what == Processes::Agent,
+        // The last restart moves the leader; then it stays.
+        Blow::Copy { .. } | Blow::DiskStall { .. } | Blow::Pause | Blow::RollingRestart => true,
+        _ => false,
+    }
+}
+
+/// A session that was lost in the blow ends only when its time is over: until then, and a loop
+/// longer, the leader and the timeline have to stay.
+fn stays(
+    scene: &Scene<'_>,
+    strike: &Strike,
+    round: &mut Round,
+    story: &Story,
+) -> Result<(), StageError> {
+    let database = &scene.drill.database;
+    let healed = story.healed.unwrap_or(strike.at);
+    scene.until(healed + database.ttl + database.loop_wait)?;
+    scene.whole(scene.drill.whole_bound)?;
+    let moves = matches!(scene.drill.blow, Blow::RollingRestart);
+    let since = if moves { healed } else { strike.at };
+    // While it is paused Patroni gives a leader's key up whose PostgreSQL is down: a key that
+    // nobody has is no takeover.
+    let changes = scene.board.changes(since).into_iter();
+    let held = changes.filter(|change| change.key == "leader");
+    let mut holders: Vec<usize> = held
+        .filter_map(|change| member_of(scene.ground.members(), change.value.as_deref()?))
+        .collect();
+    holders.extend(scene.leader());
+    let kept = match moves {
+        true => holders.first().copied(),
+        false => story.leader,
+    };
+    for taker in holders.iter().filter(|taker| Some(**taker) != kept) {
+        let name = &scene.ground.members()[*taker].name;
+        let told = format!("{name} took the leader's key, though nobody should");
+        if !round.crashes.contains(&told) {
+            round.crashes.push(told);
+        }
+    }
+    let timeline = kept.and_then(|leader| scene.board.now(leader));
+    let timeline = timeline.map(|said| said.timeline);
+    if !moves && timeline != Some(round.timelines.0) {
+        let before = round.timelines.0;
+        let told =
+            format!("the timeline was {before} and is {timeline:?}, though nobody took over");
+        round.crashes.push(told);
+    }
+    Ok(())
+}
+
+/// Waits until every member's writers had a write acknowledged that was asked for since then.
+fn all_write(
+    scene: &Scene<'_>,
+    writers: &Writers,
+    since: Duration,
+    bound: Duration,
+) -> Result<(), StageError> {
+    let mut silent = Vec::new();
+    let written = scene.wait("every member's writers write", bound, || {
+        silent = writers.silent(scene.ground, since);
+        silent.is_empty().then_some(())
+    });
+    written.map_err(|error| StageError::Drill(format!("{error}: not at {}", silent.join(", "))))
 }
 
 /// Waits for the moment within the leader's loop that the seed draws. Returns when it renewed its

@@ -68,6 +68,7 @@ impl Writers {
                         } => {}
                     }
                 };
+                // Without one the round fails, as no write of the member is acknowledged.
                 if let Ok(runtime) = runtime() {
                     runtime.block_on(LocalSet::new().run_until(watched));
                 }
@@ -79,6 +80,21 @@ impl Writers {
             stop,
             threads,
         })
+    }
+
+    /// Whose writers had no write acknowledged that was asked for since that time.
+    pub fn silent(&self, ground: &dyn Ground, since: Duration) -> Vec<String> {
+        let history = self.recorder.history(None);
+        let wrote = |name: &str| {
+            history.writes.iter().any(|write| {
+                write.member == name
+                    && write.outcome == Outcome::Acknowledged
+                    && write.asked >= since
+            })
+        };
+        let members = ground.members().iter();
+        let silent = members.filter(|member| !wrote(&member.name));
+        silent.map(|member| member.name.clone()).collect()
     }
 
     /// Which server took the last write that was asked for before that time.
@@ -107,13 +123,22 @@ impl Writers {
     }
 
     /// Lets every writer end the write that it is at.
-    pub fn stop(&mut self, work: &Work) {
+    ///
+    /// # Errors
+    /// When those of a member never began, or panicked.
+    pub fn stop(&mut self, work: &Work) -> Result<(), StageError> {
         self.stop.stop();
         let bound = work.deadline + CONNECT_WITHIN + work.every * REGISTER_PAUSE;
         let ended = || self.threads.iter().all(Watch::is_over);
         // Those that do not are told once more when their thread is joined.
         let _ = holdfast_lab::process::wait_for("writers ended", bound, ended);
-        self.threads.clear();
+        let mut ended = Ok(());
+        for mut thread in std::mem::take(&mut self.threads) {
+            if let Err(error) = thread.join() {
+                ended = Err(super::thread("writers")(error));
+            }
+        }
+        ended
     }
 }
 
@@ -270,14 +295,40 @@ pub fn fill(ground: &dyn Ground, bytes: u64, bound: Duration) -> Result<(), Stag
     })
 }
 
-/// All rows that are there.
+/// The timeline that a server writes, none of one in recovery. A segment's name has it at once; the
+/// control file only after the checkpoint that follows a promotion.
+const TIMELINE: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE \
+     ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int::text END";
+
+/// All rows that are there, of the server that writes that timeline before and after they are
+/// read: a replica lacks some, and one that was deposed has others.
 ///
 /// # Errors
 /// When they cannot be read within the bound.
-pub fn read_rows(ground: &dyn Ground, bound: Duration) -> Result<Vec<Found>, StageError> {
+pub fn read_rows(
+    ground: &dyn Ground,
+    timeline: u64,
+    bound: Duration,
+) -> Result<Vec<Found>, StageError> {
     with_primary(ground, 0, bound, async |session| {
-        schema::read_rows(session, bound).await
+        leads(session, timeline).await?;
+        let rows = schema::read_rows(session, bound).await?;
+        leads(session, timeline).await?;
+        Ok(rows)
     })
+}
+
+async fn leads(session: &mut Session<TcpStream>, timeline: u64) -> Result<(), WorkError> {
+    let said = session.rows(TIMELINE).await?;
+    let said = said.into_iter().flatten().next().flatten();
+    match said.as_deref().map(str::parse::<u64>) {
+        Some(Ok(found)) if found == timeline => Ok(()),
+        _ => {
+            let said = said.unwrap_or_else(|| "a replica".to_owned());
+            let why = format!("not the leader, which writes timeline {timeline}: {said}");
+            Err(WorkError::Answer(why))
+        }
+    }
 }
 
 /// Cancels every wait for a standby at that member, until this is dropped.
@@ -299,8 +350,10 @@ pub fn cancel_waits(ground: &dyn Ground, member: usize) -> Result<Watch, StageEr
                 while !over.load(Ordering::SeqCst) && !session.is_over() {
                     let sql = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
                                WHERE wait_event = 'SyncRep'";
-                    if session.rows(sql).await.is_err() {
-                        break;
+                    // A server that stands still must not keep the round from its end.
+                    match timeout(CONNECT_WITHIN, session.rows(sql)).await {
+                        Ok(Ok(_)) => {}
+                        _ => break,
                     }
                     sleep(RETRY_AFTER).await;
                 }
