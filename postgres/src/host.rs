@@ -81,6 +81,14 @@ pub trait Host: 'static {
     /// The system's.
     fn read(&self, path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>>;
 
+    /// The first `len_max` bytes of a file in a folder that others write, if there is one: it has
+    /// to be a regular file of one of the `owners`. What it is instead is in the error, and
+    /// nothing of it is read; no link is followed, and a pipe holds nobody up.
+    ///
+    /// # Errors
+    /// It is something else, or somebody else's; the system's.
+    fn read_own(&self, path: &Path, owners: &[User], len_max: u64) -> io::Result<Option<Vec<u8>>>;
+
     /// Write a file as a whole or not at all.
     ///
     /// # Errors

@@ -6,7 +6,9 @@ use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -121,6 +123,34 @@ impl Host for RealHost {
         Ok(Some(bytes))
     }
 
+    fn read_own(&self, path: &Path, owners: &[User], len_max: u64) -> io::Result<Option<Vec<u8>>> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = match opened {
+            // What the system says of a link that it may not follow (`ELOOP`) misleads.
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(io::Error::other("it is a link: expected a regular file"));
+            }
+            opened => opened,
+        };
+        let Some(file) = if_there(file)? else {
+            return Ok(None);
+        };
+        let found = file.metadata()?;
+        if !found.is_file() {
+            let kind = kind_of(&found.file_type());
+            let problem = format!("it is {kind}: expected a regular file");
+            return Err(io::Error::other(problem));
+        }
+        if !owners.iter().any(|owner| owner.uid == found.uid()) {
+            let problem = format!("it belongs to the user {}", found.uid());
+            return Err(io::Error::other(problem));
+        }
+        let mut bytes = Vec::new();
+        file.take(len_max).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
     fn write(&self, path: &Path, bytes: &[u8], mode: u32, owner: Option<User>) -> io::Result<()> {
         let name = path
             .file_name()
@@ -180,6 +210,15 @@ fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+fn kind_of(found: &fs::FileType) -> &'static str {
+    match found {
+        found if found.is_dir() => "a folder",
+        found if found.is_fifo() => "a pipe",
+        found if found.is_block_device() || found.is_char_device() => "a device",
+        _ => "something else",
     }
 }
 
@@ -338,6 +377,38 @@ mod tests {
         assert!(RealHost.disk_free(&folder.join("not/there")).unwrap() > 0);
         assert!(RealHost.is_empty(&folder.join("none")).unwrap());
         assert_eq!(RealHost.inspect(&folder.join("none")).unwrap(), None);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn in_a_folder_of_others_only_a_regular_file_of_theirs_is_read() {
+        let folder = std::env::temp_dir().join(format!("holdfast-pgown-{}", std::process::id()));
+        RealHost.make_dir(&folder, 0o700, own()).unwrap();
+        let at = |name: &str| folder.join(name);
+        RealHost
+            .write(&at("file"), b"15\n", 0o600, Some(own()))
+            .unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        RealHost.make_dir(&at("folder"), 0o700, own()).unwrap();
+        let pipe = CString::new(at("pipe").as_os_str().as_bytes()).unwrap();
+        // SAFETY: a path that ends with NUL.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        let read = |name: &str, owner| RealHost.read_own(&at(name), &[owner], 100);
+        assert_eq!(read("file", own()).unwrap().unwrap(), b"15\n");
+        assert_eq!(read("none", own()).unwrap(), None);
+        let other = User {
+            uid: own().uid + 1,
+            gid: 0,
+        };
+        for (name, owner, said) in [
+            ("link", own(), "it is a link"),
+            ("folder", own(), "it is a folder"),
+            ("pipe", own(), "it is a pipe"),
+            ("file", other, "it belongs to the user"),
+        ] {
+            let error = read(name, owner).unwrap_err().to_string();
+            assert!(error.contains(said), "{name}: {error}");
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 

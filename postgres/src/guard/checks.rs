@@ -118,9 +118,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
                 found: found.mode,
             });
         }
-        let file = path.join("PG_VERSION");
-        let read = self.host.read(&file, 16);
-        let version = read.map_err(|source| Refusal::file("read", &file, source))?;
+        let version = self.read_data("PG_VERSION", user, 16)?;
         let version = version.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
         match version {
             Some(version) if version != major.to_string() => Err(Refusal::DataVersion {
@@ -196,11 +194,17 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
     /// The system identifier of what is in the data directory: the first field of `pg_control`
     /// (`ControlFileData` in PostgreSQL's `pg_control.h`), in the machine's own byte order.
     pub(crate) fn system_on_disk(&self) -> Result<Option<u64>, Refusal> {
-        let file = self.settings.data_dir.join("global/pg_control");
-        let read = self.host.read(&file, 8);
-        let bytes = read.map_err(|source| Refusal::file("read", &file, source))?;
+        let user = self.check_user()?;
+        let bytes = self.read_data("global/pg_control", user, 8)?;
         let first = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         Ok(first.map(u64::from_ne_bytes))
+    }
+
+    /// From a file of the data directory, where its user may have put anything.
+    fn read_data(&self, name: &str, user: User, len: u64) -> Result<Option<Vec<u8>>, Refusal> {
+        let file = self.settings.data_dir.join(name);
+        let read = self.host.read_own(&file, &[user], len);
+        read.map_err(|source| Refusal::file("read", &file, source))
     }
 
     pub(super) fn inspect(&self, path: &Path) -> Result<Option<Meta>, Refusal> {
