@@ -1,11 +1,13 @@
 //! How an endpoint asks a member whether it leads or follows: one `GET /primary` on its REST port.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_core::route::Observation;
+use holdfast_core::types::PeerId;
 use holdfast_io::clock::Clock;
 use holdfast_io::http::{Client, Method};
 use holdfast_io::net::Net;
@@ -19,6 +21,14 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// A leader that was not heard for so long says nothing about who is behind: a switch of timelines
 /// may have set positions back.
 const POSITION_MEMORY: Duration = Duration::from_secs(60);
+/// How long a member may be without a stream while its leader is there. After a failover a replica
+/// turns to the new leader within a turn of Patroni's loop; it serves on meanwhile, as without a
+/// leader.
+const STREAM_GRACE: Duration = Duration::from_secs(15);
+/// A leader that is silent for longer was away: the grace begins anew.
+const LEADER_SILENCE: Duration = Duration::from_secs(5);
+/// More members are none of ours: what is known of them is forgotten.
+const MEMBERS_MAX: usize = 300;
 
 /// Asks members of a cluster of databases.
 pub struct RestProbe<N, C, S> {
@@ -30,11 +40,15 @@ pub struct RestProbe<N, C, S> {
     lag_max: u64,
     /// How far the leader was when it was last heard, and by which timeline.
     leader: Cell<Option<Seen>>,
+    /// Who is without a stream, since when.
+    dry: RefCell<BTreeMap<PeerId, Instant>>,
 }
 
 #[derive(Clone, Copy)]
 struct Seen {
     at: Instant,
+    /// Since when it leads by this timeline without a break.
+    from: Instant,
     timeline: u64,
     position: u64,
 }
@@ -44,12 +58,7 @@ impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
     /// than `scope` neither leads nor follows: after a restore or with a wrong setting one may
     /// answer at a member's address, even by a higher timeline. A replica that is further behind than `lag_max`
     /// bytes does not follow; it is measured against what the leader last said of itself.
-    pub fn new(
-        (net, clock, spawn): (N, C, S),
-        scope: &str,
-        rest_port: u16,
-        lag_max: u64,
-    ) -> Self {
+    pub fn new((net, clock, spawn): (N, C, S), scope: &str, rest_port: u16, lag_max: u64) -> Self {
         RestProbe {
             net,
             clock,
@@ -58,6 +67,7 @@ impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
             rest_port,
             lag_max,
             leader: Cell::new(None),
+            dry: RefCell::default(),
         }
     }
 
@@ -75,10 +85,10 @@ impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
             PROBE_LIMIT,
         );
         let (status, body) = asked.await.ok()?;
-        Some(self.judge(&Answer::parse(status, &body)?))
+        Some(self.judge(&backend.name, &Answer::parse(status, &body)?))
     }
 
-    fn judge(&self, answer: &Answer) -> Observation {
+    fn judge(&self, name: &PeerId, answer: &Answer) -> Observation {
         if answer.scope != self.scope {
             return Observation::default();
         }
@@ -86,10 +96,16 @@ impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
         let leads = answer.leads();
         if let (Some(timeline), Some(position)) = (leads, answer.received) {
             // An older leader that does not know yet is no measure.
-            let seen = self.leader.get().filter(|seen| seen.timeline > timeline);
+            let before = self.leader.get();
+            let seen = before.filter(|seen| seen.timeline > timeline);
             if seen.is_none_or(|seen| now.saturating_duration_since(seen.at) > POSITION_MEMORY) {
+                let same = before.filter(|seen| {
+                    let silence = now.saturating_duration_since(seen.at);
+                    seen.timeline == timeline && silence <= LEADER_SILENCE
+                });
                 self.leader.set(Some(Seen {
                     at: now,
+                    from: same.map_or(now, |seen| seen.from),
                     timeline,
                     position,
                 }));
@@ -106,8 +122,25 @@ impl<N: Net, C: Clock, S: Spawn> RestProbe<N, C, S> {
         };
         Observation {
             leads,
-            follows: answer.follows() && near,
+            follows: answer.follows() && near && !self.is_dry(name, answer, seen, now),
         }
+    }
+
+    /// Whether it was without a stream for the grace while somebody led.
+    fn is_dry(&self, name: &PeerId, answer: &Answer, leader: Option<Seen>, now: Instant) -> bool {
+        let mut dry = self.dry.borrow_mut();
+        if answer.receives() {
+            dry.remove(name);
+            return false;
+        }
+        if dry.len() >= MEMBERS_MAX {
+            dry.clear();
+        }
+        let since = *dry.entry(name.clone()).or_insert(now);
+        leader.is_some_and(|leader| {
+            let both = since.max(leader.from);
+            leader.at.saturating_duration_since(both) >= STREAM_GRACE
+        })
     }
 }
 
@@ -120,6 +153,9 @@ impl<N: Net, C: Clock, S: Spawn> Probe for RestProbe<N, C, S> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use std::rc::Rc;
+
+    use holdfast_io::clock::Now;
     use holdfast_io::real::{RealClock, RealNet, RealSpawn};
 
     use super::*;
@@ -132,9 +168,71 @@ mod tests {
             role,
             timeline: Some(timeline),
             received: Some(position),
+            replication_state: match role {
+                Role::Replica => "streaming".to_owned(),
+                _ => String::new(),
+            },
             scope: "demo".to_owned(),
             ..Answer::default()
         }
+    }
+
+    fn judge(probe: &RestProbe<RealNet, impl Clock, RealSpawn>, answer: &Answer) -> Observation {
+        probe.judge(&"w-1".parse().unwrap(), answer)
+    }
+
+    /// Stands where it is put.
+    #[derive(Clone)]
+    struct StillClock(Rc<Cell<Now>>);
+
+    impl StillClock {
+        fn pass(&self, seconds: u64) {
+            let mut now = self.0.get();
+            now.mono += Duration::from_secs(seconds);
+            self.0.set(now);
+        }
+    }
+
+    impl Clock for StillClock {
+        type Sleep = <RealClock as Clock>::Sleep;
+
+        fn now(&self) -> Now {
+            self.0.get()
+        }
+
+        fn sleep_until(&self, at: Instant) -> Self::Sleep {
+            RealClock.sleep_until(at)
+        }
+    }
+
+    #[test]
+    fn who_receives_nothing_for_the_grace_while_somebody_leads_does_not_follow() {
+        let clock = StillClock(Rc::new(Cell::new(RealClock.now())));
+        let world = (RealNet, clock.clone(), RealSpawn);
+        let probe = RestProbe::new(world, "demo", 8008, 100);
+        let mut dry = member(Role::Replica, 1, 1000);
+        dry.replication_state = String::new();
+        // Nobody leads: it serves on.
+        for _ in 0..100 {
+            clock.pass(1);
+            assert!(judge(&probe, &dry).follows);
+        }
+        // Somebody leads: it has the grace to turn to it.
+        let lead = || judge(&probe, &member(Role::Primary, 2, 1000));
+        let mut followed_s = 0;
+        lead();
+        while judge(&probe, &dry).follows {
+            clock.pass(1);
+            lead();
+            followed_s += 1;
+        }
+        assert_eq!(followed_s, STREAM_GRACE.as_secs());
+        for state in ["in archive recovery", "streaming"] {
+            let mut wet = dry.clone();
+            wet.replication_state = state.to_owned();
+            assert!(judge(&probe, &wet).follows, "{state}");
+        }
+        assert!(judge(&probe, &dry).follows, "the grace begins anew");
     }
 
     fn probe() -> RestProbe<RealNet, RealClock, RealSpawn> {
@@ -145,14 +243,17 @@ mod tests {
     fn a_replica_follows_while_it_is_near_what_the_leader_last_said() {
         let probe = probe();
         assert!(
-            probe.judge(&member(Role::Replica, 1, 5)).follows,
+            judge(&probe, &member(Role::Replica, 1, 5)).follows,
             "nobody says how far it is"
         );
-        assert_eq!(probe.judge(&member(Role::Primary, 1, 1000)).leads, Some(1));
-        assert!(probe.judge(&member(Role::Replica, 1, 900)).follows);
-        assert!(!probe.judge(&member(Role::Replica, 1, 899)).follows);
+        assert_eq!(
+            judge(&probe, &member(Role::Primary, 1, 1000)).leads,
+            Some(1)
+        );
+        assert!(judge(&probe, &member(Role::Replica, 1, 900)).follows);
+        assert!(!judge(&probe, &member(Role::Replica, 1, 899)).follows);
         assert!(
-            probe.judge(&member(Role::Replica, 1, 2000)).follows,
+            judge(&probe, &member(Role::Replica, 1, 2000)).follows,
             "heard later than the leader"
         );
     }
@@ -160,9 +261,12 @@ mod tests {
     #[test]
     fn an_older_leader_is_no_measure() {
         let probe = probe();
-        probe.judge(&member(Role::Primary, 2, 1000));
-        assert_eq!(probe.judge(&member(Role::Primary, 1, 9000)).leads, Some(1));
-        assert!(probe.judge(&member(Role::Replica, 2, 950)).follows);
+        judge(&probe, &member(Role::Primary, 2, 1000));
+        assert_eq!(
+            judge(&probe, &member(Role::Primary, 1, 9000)).leads,
+            Some(1)
+        );
+        assert!(judge(&probe, &member(Role::Replica, 2, 950)).follows);
     }
 
     #[test]
@@ -171,9 +275,9 @@ mod tests {
         for role in [Role::Primary, Role::Replica] {
             let mut answer = member(role, 9, 9000);
             answer.scope = "other".to_owned();
-            assert_eq!(probe.judge(&answer), Observation::default());
+            assert_eq!(judge(&probe, &answer), Observation::default());
         }
-        assert!(probe.judge(&member(Role::Replica, 1, 5)).follows);
+        assert!(judge(&probe, &member(Role::Replica, 1, 5)).follows);
     }
 
     #[test]
@@ -182,7 +286,7 @@ mod tests {
             for role in [Role::Primary, Role::Replica] {
                 let mut answer = member(role, 1, 1);
                 answer.state = state.to_owned();
-                assert_eq!(probe().judge(&answer), Observation::default(), "{state}");
+                assert_eq!(judge(&probe(), &answer), Observation::default(), "{state}");
             }
         }
     }

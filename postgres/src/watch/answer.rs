@@ -110,6 +110,15 @@ impl Answer {
         self.role == Role::Replica && self.state == "running"
     }
 
+    /// Whether what others commit reaches it, by a stream or from an archive.
+    #[must_use]
+    pub fn receives(&self) -> bool {
+        matches!(
+            self.replication_state.as_str(),
+            "streaming" | "in archive recovery"
+        )
+    }
+
     /// Whether PostgreSQL does not run, and nothing is done about it.
     #[must_use]
     pub fn rests(&self) -> bool {
@@ -151,9 +160,15 @@ mod tests {
         );
         assert_eq!(with_key.pending_restart, ["shared_buffers"]);
         let without = Answer::parse(StatusCode::SERVICE_UNAVAILABLE, PRIMARY.as_bytes()).unwrap();
-        assert_eq!((without.leads(), without.role("demo")), (None, Role::Unknown));
+        assert_eq!(
+            (without.leads(), without.role("demo")),
+            (None, Role::Unknown)
+        );
         let promoting = Answer::parse(StatusCode::OK, REPLICA.as_bytes()).unwrap();
-        assert_eq!((promoting.leads(), promoting.role("demo")), (None, Role::Replica));
+        assert_eq!(
+            (promoting.leads(), promoting.role("demo")),
+            (None, Role::Replica)
+        );
         assert_eq!(promoting.received, Some(67_109_192));
     }
 

@@ -6,7 +6,7 @@ mod problems;
 mod view;
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_core::types::PeerId;
@@ -50,6 +50,8 @@ pub(crate) struct Known {
     pub(crate) slow: Vec<String>,
     /// There is something in the data directory, but no database.
     pub(crate) unfinished_copy: bool,
+    /// Since when this member follows and receives nothing, while somebody leads.
+    pub(crate) dry_since: Option<Instant>,
     /// Whose server took our password.
     pub(crate) logged_in: Option<String>,
     timeline: Option<u64>,
@@ -84,6 +86,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
                 known.role = Some(role);
                 on_role(role);
             }
+            self.note_stream(&mut known);
             let status = self.status(&mut known);
             if known.told.as_ref() != Some(&status) {
                 known.told = Some(status.clone());
@@ -97,6 +100,21 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             () = self.read_scope(&known, &changed) => {}
             () = self.look_around(&known, &changed) => {}
         }
+    }
+
+    fn note_stream(&self, known: &mut Known) {
+        let leads = known
+            .view
+            .as_ref()
+            .is_some_and(|view| view.leader.is_some());
+        let dry = known
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.follows() && !answer.receives());
+        known.dry_since = match leads && dry {
+            true => known.dry_since.or(Some(self.clock.now().mono)),
+            false => None,
+        };
     }
 
     async fn ask_own(&self, known: &RefCell<Known>, changed: &impl Fn()) {

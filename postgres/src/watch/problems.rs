@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_core::types::PeerId;
 use holdfast_io::clock::Clock;
@@ -19,6 +19,8 @@ use crate::host::{Host, Program};
 const LOGIN_LIMIT: Duration = Duration::from_secs(10);
 /// More of one kind are not told.
 const STRANGERS_MAX: usize = 5;
+/// So long a replica may be without a stream before it is told: a failover or a slow link passes.
+const DRY_LIMIT: Duration = Duration::from_secs(30);
 
 impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
     /// What follows from what is known.
@@ -61,6 +63,14 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
                     shorten(cluster)
                 ));
             }
+        }
+        let now = self.clock.now().mono;
+        let dry = |since: &Instant| now.saturating_duration_since(*since) >= DRY_LIMIT;
+        if known.dry_since.as_ref().is_some_and(dry) {
+            found.push(format!(
+                "{} follows without streaming: nothing of the leader's reaches it, PostgreSQL's log says why",
+                self.name
+            ));
         }
         if known.unfinished_copy && known.answer.as_ref().is_some_and(Answer::rests) {
             found.push(format!(

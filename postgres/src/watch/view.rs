@@ -41,6 +41,18 @@ pub struct Member {
     role: String,
     timeline: Option<u64>,
     xlog_location: Option<u64>,
+    replication_state: Option<String>,
+}
+
+impl Member {
+    /// What is shown of it: a replica that runs is told by how it is replicated, as `patronictl`
+    /// tells it.
+    fn shown_state(&self) -> &str {
+        match &self.replication_state {
+            Some(replicated) if self.state == "running" && !replicated.is_empty() => replicated,
+            _ => &self.state,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -152,7 +164,7 @@ impl View {
             peer: peer_of(name, peers).map_or_else(|| shorten(name), ToString::to_string),
             name: shorten(name),
             role,
-            state: shorten(&member.state),
+            state: shorten(member.shown_state()),
             timeline: member.timeline,
             lag: lag.filter(|_| role == Role::Replica),
             sync: (waited && !leads).then(|| kind.to_owned()),
@@ -225,7 +237,7 @@ mod tests {
                 ),
                 entry(
                     "members/w-2-bb",
-                    r#"{"role": "replica", "state": "streaming", "xlog_location": 900}"#,
+                    r#"{"role": "replica", "state": "running", "replication_state": "streaming", "xlog_location": 900}"#,
                 ),
                 entry("members/stranger", "{}"),
             ],
@@ -246,7 +258,8 @@ mod tests {
                 ("w-3", Role::Unknown, None, None),
             ]
         );
-        assert_eq!(found[4].state, "absent");
+        let states: Vec<_> = found.iter().map(|m| m.state.as_str()).collect();
+        assert_eq!(states, ["", "running", "absent", "streaming", "absent"]);
         assert_eq!(peer_of("w-1-x-aa", &peers()).unwrap().as_str(), "w-1-x");
     }
 
