@@ -16,6 +16,11 @@ const FILES: &str = "the sidecar makes and guards this path; set postgres.data_d
 const REMOVES: &str = "no data directory is ever removed";
 const TLS: &str = "certificates are derived at bootstrap; set postgres.tls";
 const CONNECTS: &str = "Patroni reaches its PostgreSQL through the socket in the run directory";
+const INITDB: &str = "a new cluster is made with data checksums and passwords for everybody";
+const REJOINS: &str = "without it an old leader or a replica that was away needs a whole new copy";
+const DECIDES: &str = "when a leader is replaced rests on it; use patronictl for a while's pause";
+const CUSTOM: &str = "another file's parameters would go past what is checked; set \
+                      postgres.parameters";
 
 /// What the user's own file may not say, by its path, and why. What lies below it neither.
 const FORBIDDEN: &[(&str, &str)] = &[
@@ -70,6 +75,17 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "bootstrap.dcs.postgresql.remove_data_directory_on_diverged_timelines",
         REMOVES,
     ),
+    ("bootstrap.initdb", INITDB),
+    ("bootstrap.method", INITDB),
+    ("bootstrap.dcs.postgresql.use_pg_rewind", REJOINS),
+    ("bootstrap.dcs.postgresql.use_slots", REJOINS),
+    ("postgresql.use_pg_rewind", REJOINS),
+    ("postgresql.use_slots", REJOINS),
+    ("bootstrap.dcs.primary_start_timeout", DECIDES),
+    ("bootstrap.dcs.master_start_timeout", DECIDES),
+    ("bootstrap.dcs.failsafe_mode", DECIDES),
+    ("bootstrap.dcs.pause", DECIDES),
+    ("postgresql.custom_conf", CUSTOM),
     // Patroni's older place for roles with passwords.
     ("bootstrap.users", PASSWORDS),
 ];

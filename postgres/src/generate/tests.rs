@@ -94,6 +94,33 @@ fn what_would_break_a_promise_is_refused_by_name() {
             "parameters.port",
         ),
         (
+            "bootstrap: {initdb: [{encoding: UTF8}]}",
+            "bootstrap.initdb",
+        ),
+        ("bootstrap: {method: mine}", "bootstrap.method"),
+        ("bootstrap: {dcs: {pause: true}}", "bootstrap.dcs.pause"),
+        (
+            "bootstrap: {dcs: {failsafe_mode: true}}",
+            "bootstrap.dcs.failsafe_mode",
+        ),
+        (
+            "bootstrap: {dcs: {primary_start_timeout: 300}}",
+            "bootstrap.dcs.primary_start_timeout",
+        ),
+        (
+            "bootstrap: {dcs: {postgresql: {use_pg_rewind: false}}}",
+            "bootstrap.dcs.postgresql.use_pg_rewind",
+        ),
+        (
+            "bootstrap: {dcs: {postgresql: {use_slots: false}}}",
+            "bootstrap.dcs.postgresql.use_slots",
+        ),
+        (
+            "postgresql: {use_pg_rewind: false}",
+            "postgresql.use_pg_rewind",
+        ),
+        ("postgresql: {custom_conf: /x}", "postgresql.custom_conf"),
+        (
             "postgresql: {remove_data_directory_on_rewind_failure: true}",
             "postgresql.remove_data_directory_on_rewind_failure",
         ),
