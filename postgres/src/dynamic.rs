@@ -55,6 +55,9 @@ pub struct Note {
     pub cluster: String,
     /// What tells clusters apart: two with one name have other secrets.
     pub mark: String,
+    /// PostgreSQL's major version, once it is known: a copy of one by another never starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub major: Option<u32>,
     /// What was written to `/config` last, if anything was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Value>,
@@ -113,6 +116,17 @@ pub enum ReconcileError {
     },
 }
 
+/// Whose path it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// Its [`mark`].
+    pub mark: &'a str,
+    /// PostgreSQL's major version; without it what is known stays.
+    pub major: Option<u32>,
+}
+
 /// Claim the path for the cluster, and bring `/config` to what the file says where the file
 /// changed since it was written last.
 ///
@@ -122,7 +136,7 @@ pub enum ReconcileError {
 pub async fn reconcile(
     kv: &dyn Kv,
     keys: &Keys,
-    (cluster, mark): (&str, &str),
+    ours: Claim<'_>,
     wanted: &Value,
 ) -> Result<(), ReconcileError> {
     let (note_key, config_key) = (keys.key("holdfast"), keys.key("config"));
@@ -133,17 +147,22 @@ pub async fn reconcile(
             .map(|entry| parse_note(&note_key, entry))
             .transpose()?;
         if let Some(known) = &known {
-            check_mark(&note_key, known, mark)?;
+            check_mark(&note_key, known, ours.mark)?;
         }
+        let known_major = known.as_ref().and_then(|known| known.major);
+        let major = ours.major.or(known_major);
         let written = known.and_then(|known| known.written);
         // A path without our mark is claimed before anything else of ours is in it.
-        let fresh = |written| note_of(cluster, mark, written);
+        let fresh = |written| note_of(Claim { major, ..ours }, written);
         if note.is_none() {
             put(kv, &note_key, fresh(None), None).await?;
             continue;
         }
         if written.as_ref() == Some(wanted) {
-            return Ok(());
+            if major == known_major || put(kv, &note_key, fresh(written), note.as_ref()).await? {
+                return Ok(());
+            }
+            continue;
         }
         let config = get(kv, &config_key).await?;
         let mut changed = match &config {
@@ -183,10 +202,11 @@ pub fn check_mark(key: &str, note: &Note, mark: &str) -> Result<(), ReconcileErr
     }
 }
 
-fn note_of(cluster: &str, mark: &str, written: Option<Value>) -> Value {
+fn note_of(ours: Claim<'_>, written: Option<Value>) -> Value {
     let note = Note {
-        cluster: cluster.to_owned(),
-        mark: mark.to_owned(),
+        cluster: ours.cluster.to_owned(),
+        mark: ours.mark.to_owned(),
+        major: ours.major,
         written,
     };
     serde_json::to_value(note).expect("texts and a JSON value are JSON")

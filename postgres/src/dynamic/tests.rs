@@ -6,7 +6,11 @@ use serde_json::json;
 use super::*;
 use crate::testing::{TestKv, credentials, run};
 
-const OURS: (&str, &str) = ("demo", "mark");
+const OURS: Claim<'static> = Claim {
+    cluster: "demo",
+    mark: "mark",
+    major: None,
+};
 
 fn keys() -> Keys {
     Keys::of("demo")
@@ -57,11 +61,43 @@ fn a_change_of_the_file_is_written_and_a_live_edit_is_left_alone() {
 }
 
 #[test]
+fn the_major_version_is_kept_until_another_is_known() {
+    let kv = TestKv::default();
+    let file = json!({"ttl": 30});
+    let keys = keys();
+    let with = |major| run(reconcile(&kv, &keys, Claim { major, ..OURS }, &file)).unwrap();
+    let kept = || {
+        let note = kv.get("service/demo/holdfast").unwrap();
+        serde_json::from_slice::<Note>(&note).unwrap().major
+    };
+    for (given, expected) in [
+        (None, None),
+        (Some(15), Some(15)),
+        (None, Some(15)),
+        (Some(16), Some(16)),
+    ] {
+        with(given);
+        assert_eq!(kept(), expected);
+        let before = kv.changes();
+        with(given);
+        assert_eq!(kv.changes(), before, "nothing is written again");
+    }
+}
+
+#[test]
 fn a_path_of_another_cluster_is_refused_and_stays_as_it_is() {
     let kv = TestKv::default();
     again(&kv, &json!({"ttl": 30})).unwrap();
     let (keys, file) = (keys(), json!({"ttl": 60}));
-    let other = reconcile(&kv, &keys, ("demo", "other"), &file);
+    let other = reconcile(
+        &kv,
+        &keys,
+        Claim {
+            mark: "other",
+            ..OURS
+        },
+        &file,
+    );
     let error = run(other).unwrap_err().to_string();
     assert!(
         error.contains("service/demo/holdfast") && error.contains("expected other"),

@@ -1,6 +1,6 @@
 //! What is checked before a start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_io::clock::Clock;
@@ -8,7 +8,7 @@ use holdfast_io::net::Net;
 use holdfast_io::spawn::Spawn;
 
 use super::{Guard, Refusal};
-use crate::dynamic::{check_mark, get, parse_note, shorten};
+use crate::dynamic::{Note, check_mark, get, parse_note, shorten};
 use crate::host::{Host, Meta, Program, User};
 
 /// Patroni's first version with `synchronous_mode: quorum`.
@@ -17,6 +17,8 @@ const PATRONI_MAJOR_MIN: u32 = 4;
 const POSTGRES_MAJOR_MIN: u32 = 13;
 /// Python takes some time on a busy machine.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
+/// Room for the decimal digits of a system identifier, bytes.
+const MADE_LEN_MAX: u64 = 32;
 /// What of PostgreSQL's programs Patroni runs.
 const PROGRAMS: [&str; 6] = [
     "initdb",
@@ -103,6 +105,11 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         if !found.is_dir {
             return Err(Refusal::NoFolder { path: path.clone() });
         }
+        // It is made the user's, whosever it is: there is nothing in it to be lost or seen.
+        let empty = self.host.is_empty(path);
+        if empty.map_err(|source| Refusal::file("look into", path, source))? {
+            return Ok(());
+        }
         if found.owner.uid != user.uid {
             return Err(Refusal::Owner {
                 path: path.clone(),
@@ -111,8 +118,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
                 name: self.settings.user.clone(),
             });
         }
-        // What PostgreSQL itself takes: group access is for backups by others.
-        if found.mode & 0o027 != 0 {
+        if !is_closed(found, user) {
             return Err(Refusal::Mode {
                 path: path.clone(),
                 found: found.mode,
@@ -160,11 +166,55 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         Ok(())
     }
 
-    pub(super) async fn check_mark(&self, mark: &str) -> Result<(), Refusal> {
+    /// Returns what Holdfast keeps in the KV, if it is there.
+    pub(super) async fn check_mark(&self) -> Result<Option<Note>, Refusal> {
         let key = self.keys.key("holdfast");
-        match get(&*self.kv, &key).await? {
-            Some(entry) => Ok(check_mark(&key, &parse_note(&key, &entry)?, mark)?),
-            None => Ok(()),
+        let Some(entry) = get(&*self.kv, &key).await? else {
+            return Ok(None);
+        };
+        let note = parse_note(&key, &entry)?;
+        let Err(other) = check_mark(&key, &note, &self.mark) else {
+            return Ok(Some(note));
+        };
+        // Our own name, and our own files: no other cluster, but other secrets.
+        let own = self.system_on_disk()?.map(|system| system.to_string());
+        if note.cluster == self.place.cluster && own.is_some() && own == self.initialized().await? {
+            return Err(Refusal::Secrets {
+                key,
+                cluster: shorten(&note.cluster),
+                path: self.settings.data_dir.clone(),
+            });
+        }
+        Err(other.into())
+    }
+
+    /// What `initialize` says: nothing before anybody makes the cluster, an empty text while
+    /// somebody does, then its system identifier.
+    async fn initialized(&self) -> Result<Option<String>, Refusal> {
+        let entry = get(&*self.kv, &self.keys.key("initialize")).await?;
+        Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    }
+
+    /// Returns the cluster's major version, if it is known: ours, or this is no start.
+    pub(super) async fn check_major(
+        &self,
+        note: Option<&Note>,
+        own: u32,
+    ) -> Result<Option<u32>, Refusal> {
+        if self.system_on_disk()?.is_some() {
+            // It is the cluster's, and of our version.
+            return Ok(Some(own));
+        }
+        match note.and_then(|note| note.major) {
+            Some(expected) if expected != own => Err(Refusal::ClusterVersion {
+                path: self.settings.bin_dir.clone(),
+                found: own,
+                expected,
+                key: self.keys.key("holdfast"),
+            }),
+            Some(same) => Ok(Some(same)),
+            // Who comes first says by what version the cluster is made.
+            None => Ok(self.initialized().await?.is_none().then_some(own)),
         }
     }
 
@@ -174,21 +224,55 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             return Ok(());
         };
         let key = self.keys.key("initialize");
-        let Some(entry) = get(&*self.kv, &key).await? else {
-            return Ok(());
-        };
-        let expected = String::from_utf8_lossy(&entry.value).into_owned();
-        // It is empty while somebody makes the cluster: then what we have cannot be of it, and
-        // Patroni waits.
-        match expected.is_empty() || expected == found.to_string() {
-            true => Ok(()),
-            false => Err(Refusal::System {
-                path: self.settings.data_dir.clone(),
+        let path = self.settings.data_dir.clone();
+        match self.initialized().await?.filter(|text| !text.is_empty()) {
+            Some(expected) if expected == found.to_string() => {
+                // The watch tells when it cannot be written.
+                let _ = self.remember_made(found);
+                Ok(())
+            }
+            Some(expected) => Err(Refusal::System {
+                path,
                 found,
                 expected: shorten(&expected),
                 key,
             }),
+            // The KV was lost, or a first start was interrupted: Patroni would take the half that
+            // it left, without roles that anybody could follow by, for the whole.
+            None if self.is_made(found)? => Ok(()),
+            None => Err(Refusal::HalfMade { path, found, key }),
         }
+    }
+
+    /// Where it is kept that the cluster of these files was made. Beside the data directory: it
+    /// has to outlive the KV and the run directory, and PostgreSQL and Patroni let it be.
+    fn made_marker(&self) -> PathBuf {
+        let data_dir = &self.settings.data_dir;
+        let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+        name.push(".made");
+        data_dir.with_file_name(name)
+    }
+
+    fn is_made(&self, system: u64) -> Result<bool, Refusal> {
+        let path = self.made_marker();
+        let root = User { uid: 0, gid: 0 };
+        let owners = [self.check_user()?, root];
+        let read = self.host.read_own(&path, &owners, MADE_LEN_MAX);
+        let text = read.map_err(|source| Refusal::file("read", &path, source))?;
+        // Another system's: of files that are no longer there.
+        Ok(text.is_some_and(|text| text.trim_ascii() == system.to_string().as_bytes()))
+    }
+
+    /// Keep that the cluster of this system was made: `initialize` says so, which Patroni writes
+    /// when everything is in it.
+    pub(crate) fn remember_made(&self, system: u64) -> Result<(), Refusal> {
+        if self.is_made(system)? {
+            return Ok(());
+        }
+        let path = self.made_marker();
+        let text = format!("{system}\n");
+        let written = self.host.write(&path, text.as_bytes(), 0o600, None);
+        written.map_err(|source| Refusal::file("write", &path, source))
     }
 
     /// The system identifier of what is in the data directory: the first field of `pg_control`
@@ -211,6 +295,12 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         let found = self.host.inspect(path);
         found.map_err(|source| Refusal::file("look at", path, source))
     }
+}
+
+/// Whether it is the user's, with what PostgreSQL itself takes for a mode: group access is for
+/// backups by others.
+pub(super) fn is_closed(folder: Meta, user: User) -> bool {
+    folder.owner.uid == user.uid && folder.mode & 0o027 == 0
 }
 
 fn may_enter(folder: Meta, user: User) -> bool {

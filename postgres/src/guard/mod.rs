@@ -20,7 +20,7 @@ use serde_json::Value;
 
 pub use refusal::Refusal;
 
-use crate::dynamic::{self, Keys};
+use crate::dynamic::{self, Claim, Keys};
 use crate::generate::{Error, Generated, Paths, generate, member_name};
 use crate::host::{Host, User};
 use crate::place::{Credentials, Place};
@@ -118,7 +118,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         self.check_data_dir(user, major)?;
         self.check_disk()?;
         self.make_folders(user)?;
-        let reconciled = timeout(&self.clock, KV_LIMIT, self.reconcile(&generated)).await;
+        let reconciled = timeout(&self.clock, KV_LIMIT, self.reconcile(major, &generated)).await;
         let late = |_| Refusal::Slow {
             address: self.place.kv.address.clone(),
             limit_s: KV_LIMIT.as_secs(),
@@ -127,11 +127,15 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         self.write_files(user, &generated)
     }
 
-    async fn reconcile(&self, generated: &Generated) -> Result<(), Refusal> {
+    async fn reconcile(&self, major: u32, generated: &Generated) -> Result<(), Refusal> {
         // First whose path it is: what another cluster's `initialize` says means nothing.
-        let ours = (self.place.cluster.as_str(), self.mark.as_str());
-        self.check_mark(ours.1).await?;
+        let note = self.check_mark().await?;
         self.check_system().await?;
+        let ours = Claim {
+            cluster: &self.place.cluster,
+            mark: &self.mark,
+            major: self.check_major(note.as_ref(), major).await?,
+        };
         dynamic::reconcile(&*self.kv, &self.keys, ours, &generated.dynamic).await?;
         Ok(())
     }
@@ -155,6 +159,13 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             if self.inspect(folder)?.is_none() {
                 make(folder)?;
             }
+        }
+        // An empty one that is somebody else's: one that is not empty was refused.
+        if self
+            .inspect(data_dir)?
+            .is_some_and(|found| !checks::is_closed(found, user))
+        {
+            make(data_dir)?;
         }
         self.check_reach(data_dir, user)
     }

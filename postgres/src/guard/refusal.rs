@@ -96,6 +96,44 @@ pub enum Refusal {
         /// Where that is.
         key: String,
     },
+    /// The files may be what an interrupted first start left.
+    #[error(
+        "{path} has the database system {found}, but {key} in the KV does not say that its cluster was ever made: a first start may have been interrupted; if it is half made remove {path} by hand, and {key} if it is there and empty; if it is whole put {found} into {key}"
+    )]
+    HalfMade {
+        /// The data directory.
+        path: PathBuf,
+        /// Its identifier.
+        found: u64,
+        /// Where the cluster's would be.
+        key: String,
+    },
+    /// The secrets are not those that the cluster was made with.
+    #[error(
+        "{key} in the KV has another mark, and {path} is of the cluster {cluster:?} all the same: it was made with other secrets, and its passwords are still theirs; set the former secret again, or change the passwords in it and remove {key} (docs/postgres.md)"
+    )]
+    Secrets {
+        /// Where the mark is.
+        key: String,
+        /// The cluster's name.
+        cluster: String,
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The cluster is of another major version, and a copy of it would never start.
+    #[error(
+        "{path} (postgres.bin_dir) is of PostgreSQL {found}: expected {expected}, the cluster's, as {key} in the KV says"
+    )]
+    ClusterVersion {
+        /// Where the programs are.
+        path: PathBuf,
+        /// Their version.
+        found: u32,
+        /// The cluster's.
+        expected: u32,
+        /// Where that is.
+        key: String,
+    },
     /// The files are of another major version.
     #[error(
         "{path} was made by PostgreSQL {found}: expected {expected}, the version in postgres.bin_dir"

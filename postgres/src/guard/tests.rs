@@ -116,8 +116,9 @@ impl Host for Memory {
         Ok(self.0.metas.borrow().get(path).copied())
     }
 
-    fn is_empty(&self, _: &Path) -> io::Result<bool> {
-        Ok(true)
+    fn is_empty(&self, path: &Path) -> io::Result<bool> {
+        let files = self.0.files.borrow();
+        Ok(!files.keys().any(|file| file.starts_with(path)))
     }
 
     fn read(&self, path: &Path, _: u64) -> io::Result<Option<Vec<u8>>> {
@@ -275,13 +276,17 @@ fn old_or_missing_programs_are_refused_with_the_version_found() {
 
 #[test]
 fn a_data_directory_that_is_not_the_users_own_is_refused() {
-    let refusal = refused(|memory, _| memory.put(DATA, ROOT, 0o700, true));
+    let put = |memory: &Memory, owner, mode| {
+        memory.put(DATA, owner, mode, true);
+        memory.file(&format!("{DATA}/PG_VERSION"), b"15\n");
+    };
+    let refusal = refused(|memory, _| put(memory, ROOT, 0o700));
     assert!(
         refusal.contains("belongs to the user 0: expected 101 (postgres)"),
         "{refusal}"
     );
     for mode in [0o755, 0o701, 0o770] {
-        let refusal = refused(|memory, _| memory.put(DATA, OWNER, mode, true));
+        let refusal = refused(|memory, _| put(memory, OWNER, mode));
         assert!(
             refusal.contains(&format!("{mode:04o}: expected 0700 or 0750")),
             "{refusal}"
@@ -318,11 +323,102 @@ fn files_of_another_system_are_refused_and_stay() {
         refusal.contains("service/demo/initialize") && refusal.contains(DATA),
         "{refusal}"
     );
-    for fine in ["42", ""] {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    with(&kv, &memory, "42");
+    run(guard(&memory, &kv).before_start()).unwrap();
+}
+
+/// A database system in the data directory.
+fn put_system(memory: &Memory, system: u64) {
+    memory.put(DATA, OWNER, 0o700, true);
+    memory.file(&format!("{DATA}/PG_VERSION"), b"15\n");
+    memory.file(&format!("{DATA}/global/pg_control"), &system.to_ne_bytes());
+}
+
+#[test]
+fn an_empty_data_directory_is_made_the_users_whosever_it_is() {
+    for (owner, mode) in [(ROOT, 0o755), (OWNER, 0o755), (ROOT, 0o700)] {
         let (memory, kv) = (Memory::whole(), TestKv::default());
-        with(&kv, &memory, fine);
+        memory.put(DATA, owner, mode, true);
         run(guard(&memory, &kv).before_start()).unwrap();
+        let found = memory.inspect(Path::new(DATA)).unwrap().unwrap();
+        assert_eq!((found.owner, found.mode), (OWNER, 0o700));
     }
+}
+
+#[test]
+fn what_an_interrupted_first_start_left_is_refused_until_somebody_says_that_it_is_whole() {
+    let key = "service/demo/initialize";
+    for initialize in [None, Some("")] {
+        let refusal = refused(|memory, kv| {
+            put_system(memory, 42);
+            if let Some(text) = initialize {
+                kv.set(key, text);
+            }
+        });
+        assert!(
+            refusal.contains("half made") && refusal.contains(&format!("put 42 into {key}")),
+            "{refusal}"
+        );
+    }
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    put_system(&memory, 42);
+    kv.set(key, "42");
+    run(guard(&memory, &kv).before_start()).unwrap();
+}
+
+#[test]
+fn a_cluster_that_was_made_survives_the_loss_of_the_whole_kv() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    put_system(&memory, 42);
+    kv.set("service/demo/initialize", "42");
+    run(guard(&memory, &kv).before_start()).unwrap();
+    let lost = TestKv::default();
+    run(guard(&memory, &lost).before_start()).unwrap();
+    // The mark is of that system alone.
+    put_system(&memory, 43);
+    let refusal = run(guard(&memory, &TestKv::default()).before_start()).unwrap_err();
+    assert!(refusal.to_string().contains("half made"), "{refusal}");
+}
+
+#[test]
+fn a_new_member_of_another_major_version_than_the_cluster_is_refused() {
+    let postgres = "/usr/lib/postgresql/15/bin/postgres";
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    run(guard(&memory, &kv).before_start()).unwrap();
+    let newer = Memory::whole();
+    newer.says(postgres, "postgres (PostgreSQL) 16.4");
+    let refusal = run(guard(&newer, &kv).before_start()).unwrap_err();
+    let refusal = refusal.to_string();
+    assert!(
+        refusal.contains("PostgreSQL 16: expected 15, the cluster's")
+            && refusal.contains("service/demo/holdfast"),
+        "{refusal}"
+    );
+    // The cluster was brought to another version by hand: who has its files says so.
+    put_system(&newer, 44);
+    newer.file(&format!("{DATA}/PG_VERSION"), b"16\n");
+    kv.set("service/demo/initialize", "44");
+    run(guard(&newer, &kv).before_start()).unwrap();
+    let refusal = run(guard(&memory, &kv).before_start()).unwrap_err();
+    assert!(refusal.to_string().contains("expected 16"), "{refusal}");
+}
+
+#[test]
+fn other_secrets_are_told_from_another_cluster() {
+    let with = |memory: &Memory, kv: &TestKv, cluster: &str| {
+        let note = json!({"cluster": cluster, "mark": "00ff"});
+        kv.set("service/demo/holdfast", note.to_string());
+        kv.set("service/demo/initialize", "42");
+        put_system(memory, 42);
+    };
+    let refusal = refused(|memory, kv| with(memory, kv, "demo"));
+    assert!(
+        refusal.contains("made with other secrets") && refusal.contains("service/demo/holdfast"),
+        "{refusal}"
+    );
+    let refusal = refused(|memory, kv| with(memory, kv, "another"));
+    assert!(refusal.contains("two clusters share one path"), "{refusal}");
 }
 
 #[test]

@@ -131,15 +131,17 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             )),
         }
         let cluster = view.and_then(|view| view.system.as_ref());
-        if let (Ok(Some(own)), Some(cluster)) = (self.system_on_disk(), cluster)
-            && own.to_string() != *cluster
-        {
-            found.push(format!(
-                "{} is of the database system {own}: expected {}, as {} in the KV says; nothing is removed",
-                path.display(),
-                shorten(cluster),
-                self.keys.key("initialize")
-            ));
+        if let (Ok(Some(own)), Some(cluster)) = (self.system_on_disk(), cluster) {
+            if own.to_string() != *cluster {
+                found.push(format!(
+                    "{} is of the database system {own}: expected {}, as {} in the KV says; nothing is removed",
+                    path.display(),
+                    shorten(cluster),
+                    self.keys.key("initialize")
+                ));
+            } else if let Err(problem) = self.remember_made(own) {
+                found.push(problem.to_string());
+            }
         }
         found
     }
