@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -93,7 +93,11 @@ fn is_of(pid: pid_t, data_dir: &Path) -> io::Result<bool> {
 
 fn read_pid(path: &Path) -> Option<pid_t> {
     let mut text = String::new();
-    let file = File::open(path).ok()?;
+    // The database's user writes it: no link to elsewhere, and no pipe that never ends.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let opened = File::options().read(true).custom_flags(flags).open(path);
+    let file = opened.ok()?;
+    file.metadata().ok().filter(fs::Metadata::is_file)?;
     file.take(PID_FILE_LEN_MAX).read_to_string(&mut text).ok()?;
     let pid = text.lines().next()?.trim().parse().ok()?;
     // A negative number is a single-user server.
@@ -148,7 +152,7 @@ pub(super) async fn end<C: Clock>(data_dir: &Path, mut hurry: Stop, clock: &C) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
     use holdfast_io::real::{RealClock, block_on};
@@ -157,13 +161,13 @@ mod tests {
     use std::process::{Child, Command};
 
     /// A process in a data directory, with its number in the file, once it listens to signals.
-    struct Fake {
-        folder: PathBuf,
-        child: Child,
+    pub(in crate::postgres) struct Fake {
+        pub(in crate::postgres) folder: PathBuf,
+        pub(in crate::postgres) child: Child,
     }
 
     impl Fake {
-        fn start(name: &str, traps: &str) -> Fake {
+        pub(in crate::postgres) fn start(name: &str, traps: &str) -> Fake {
             let folder = format!("holdfast-postmaster-{name}-{}", std::process::id());
             let folder = std::env::temp_dir().join(folder);
             fs::create_dir_all(&folder).unwrap();
@@ -229,5 +233,28 @@ mod tests {
         fs::write(other.join("postmaster.pid"), "-5\n").unwrap();
         assert!(Postmaster::of(&other).is_none());
         fake.end(true);
+    }
+
+    #[test]
+    fn a_number_is_read_from_a_file_and_from_nothing_that_leads_elsewhere_or_blocks() {
+        let folder = format!("holdfast-postmaster-links-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        let (file, link, pipe) = (
+            folder.join("file"),
+            folder.join("link"),
+            folder.join("pipe"),
+        );
+        fs::write(&file, "77\n").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert_eq!(read_pid(&file), Some(77));
+        assert_eq!((read_pid(&link), read_pid(&pipe)), (None, None));
+        assert_eq!(read_pid(&folder), None);
+        // One line without an end: what is read of it is bounded.
+        fs::write(&file, "0".repeat(1 << 20) + "77").unwrap();
+        assert_eq!(read_pid(&file), None);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
