@@ -142,8 +142,7 @@ async fn show(
     loop {
         let view = shown.borrow_and_update().clone();
         let endpoints = statuses(&view);
-        let listens =
-            !view.listeners.is_empty() && view.listeners.iter().all(|one| one.problem.is_none());
+        let listens = listens(&view);
         shared.update(|status| {
             let postgres = status.postgres.get_or_insert_default();
             postgres.endpoints = endpoints;
@@ -156,6 +155,11 @@ async fn show(
             return;
         }
     }
+}
+
+/// Everywhere. Before the first try there is no problem either.
+fn listens(view: &EndpointsView) -> bool {
+    !view.listeners.is_empty() && view.listeners.iter().all(|one| one.listens)
 }
 
 fn statuses(view: &EndpointsView) -> Vec<EndpointStatus> {
@@ -173,4 +177,26 @@ fn statuses(view: &EndpointsView) -> Vec<EndpointStatus> {
         }
     };
     view.listeners.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_io::route::ListenerView;
+
+    #[test]
+    fn who_has_not_tried_to_listen_yet_is_not_ready() {
+        let listener = |port, listens| ListenerView {
+            address: SocketAddr::from(([127, 10, 0, 1], port)),
+            pool: Pool::Shared,
+            listens,
+            problem: None,
+        };
+        let mut view = EndpointsView::default();
+        assert!(!listens(&view));
+        view.listeners = vec![listener(1, true), listener(2, false)];
+        assert!(!listens(&view));
+        view.listeners = vec![listener(1, true), listener(2, true)];
+        assert!(listens(&view));
+    }
 }
