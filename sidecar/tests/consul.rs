@@ -88,6 +88,7 @@ impl Agents {
             env: Vec::new(),
             without: Vec::new(),
             dir: None,
+            asks_its_own: false,
         };
         self.processes.spawn(run, &spec).unwrap();
         run

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Folder, Log, PATIENCE, alone, exists, root, sh, until};
+use common::{Folder, Log, PATIENCE, alone, exists, root, runs, sh, until};
 use holdfast_core::supervise::{Ended, Run, Signal};
 use holdfast_io::clock::timeout;
 use holdfast_io::real::{RealClock, block_on};
@@ -21,6 +21,7 @@ fn spec(script: &str) -> Spec {
         env: Vec::new(),
         without: Vec::new(),
         dir: None,
+        asks_its_own: false,
     }
 }
 
@@ -247,4 +248,32 @@ fn a_child_runs_as_its_user_and_gains_no_privileges() {
     let status = folder.text("status");
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+}
+
+#[test]
+fn who_asks_its_own_is_asked_alone_and_killed_with_them() {
+    let _one = alone();
+    let folder = Folder::new("asks-its-own");
+    let rest = "trap 'echo > told; exit' TERM; echo $$ > rest; while :; do sleep 0.01; done";
+    std::fs::write(folder.file("rest.sh"), rest).unwrap();
+    let first = "/bin/sh rest.sh & trap 'sleep 0.2; exit 3' TERM; while :; do sleep 0.01; done";
+    block_on(async {
+        let processes = RealProcesses::new().unwrap();
+        let spec = Spec {
+            dir: Some(folder.0.clone()),
+            asks_its_own: true,
+            ..spec(first)
+        };
+        let pid = i32::try_from(processes.spawn(Run(1), &spec).unwrap()).unwrap();
+        until("both run", || folder.number("rest").is_some()).await;
+        let rest = folder.number("rest").unwrap();
+        processes.signal(Run(1), Signal(libc::SIGTERM));
+        until("the first has ended", || !runs(pid)).await;
+        assert!(runs(rest), "what it has left has time as well");
+        processes.signal(Run(1), Signal(libc::SIGKILL));
+        assert_eq!(ended(&processes).await, (Run(1), Ended::Code(3)));
+        assert!(!runs(rest));
+        assert!(!folder.file("told").exists(), "it was not asked");
+    })
+    .unwrap();
 }

@@ -23,7 +23,8 @@ pub trait Processes: 'static {
     /// [`SpawnError`]: nothing was started, and no end will be told.
     fn spawn(&self, run: Run, spec: &Spec) -> Result<u32, SpawnError>;
 
-    /// Send a signal to the whole group of a run. Nothing, when it has ended.
+    /// Send a signal to the whole group of a run, or to its first process alone where its
+    /// [`Spec`] says so. Nothing, when it has ended.
     fn signal(&self, run: Run, signal: Signal);
 
     /// The next run that has ended, its whole group with it. Nothing is lost when the future is

@@ -54,6 +54,8 @@ struct Process {
     run: Run,
     /// It was asked to end: what is left of its group has the same time for that.
     asked: Cell<bool>,
+    /// As [`Spec`] says.
+    asks_its_own: bool,
     /// Tells its readers that nobody of the group is left.
     over: watch::Sender<bool>,
 }
@@ -130,6 +132,7 @@ impl Processes for RealProcesses {
         let process = Process {
             run,
             asked: Cell::new(false),
+            asks_its_own: spec.asks_its_own,
             over,
         };
         self.state.running.borrow_mut().insert(group, process);
@@ -141,7 +144,11 @@ impl Processes for RealProcesses {
         // As long as a run is listed its first process is not reaped: its number is its own.
         if let Some((group, process)) = running.iter().find(|(_, process)| process.run == run) {
             process.asked.set(true);
-            if let Err(error) = kill_group(*group, signal.0) {
+            let sent = match process.asks_its_own && signal.0 != libc::SIGKILL {
+                true => kill_one(*group, signal.0),
+                false => kill_group(*group, signal.0),
+            };
+            if let Err(error) = sent {
                 tracing::warn!(group, signal = signal.0, %error, "a signal cannot be sent");
             }
             return;
@@ -305,6 +312,15 @@ fn reap_one(pid: pid_t) -> Option<Ended> {
 fn kill_group(group: pid_t, signal: c_int) -> io::Result<()> {
     // SAFETY: two integers.
     match unsafe { libc::killpg(group, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Send a signal to one process.
+fn kill_one(pid: pid_t, signal: c_int) -> io::Result<()> {
+    // SAFETY: two integers.
+    match unsafe { libc::kill(pid, signal) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -28,6 +28,9 @@ pub struct Spec {
     pub without: Vec<String>,
     /// Where it runs.
     pub dir: Option<PathBuf>,
+    /// Only the first process of its group is asked to end, and asks the others itself; SIGKILL is
+    /// for all of them.
+    pub asks_its_own: bool,
 }
 
 impl From<&Child> for Spec {
@@ -40,6 +43,7 @@ impl From<&Child> for Spec {
             env: child.env.clone(),
             without: Vec::new(),
             dir: child.dir.clone(),
+            asks_its_own: false,
         }
     }
 }
