@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use holdfast_core::entropy::Seed;
 use holdfast_core::slots::Slot;
 use holdfast_io::real::os_seed;
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use crate::admin::{self, Admin};
 use crate::consul_agent;
 use crate::error::Error;
 use crate::options::{Bootstrap, Member, Options, peer_id, slots_of};
-use crate::postgres::Database;
+use crate::postgres::{Database, Fenced};
 use crate::processes::RealProcesses;
 use crate::services;
 use crate::signals::{self, Ask};
@@ -45,7 +46,7 @@ pub async fn run<B: Bootstrap>(options: Options<B>) -> Result<(), Error> {
 /// # Errors
 /// As [`run`].
 pub async fn run_asked<B: Bootstrap>(
-    mut options: Options<B>,
+    options: Options<B>,
     mut asked: mpsc::Receiver<Ask>,
 ) -> Result<(), Error> {
     let slots = check(&options)?;
@@ -55,6 +56,20 @@ pub async fn run_asked<B: Bootstrap>(
         .map_err(|error| Error::Failure(format!("children cannot be heard of: {error}")))?;
     let _lock = lock(&options.state_dir)?;
     let shared = Shared::default();
+    let mut fenced = Fenced::after_last_life(&options.state_dir, &shared);
+    let found = (slots, seed, processes, shared);
+    let outcome = become_member(options, &mut asked, found, &mut fenced).await;
+    // Only where it ended before it was a member.
+    fenced.end(&mut asked).await;
+    outcome
+}
+
+async fn become_member<B: Bootstrap>(
+    mut options: Options<B>,
+    asked: &mut mpsc::Receiver<Ask>,
+    (slots, seed, processes, shared): (Vec<Slot>, Seed, RealProcesses, Shared),
+    fenced: &mut Fenced,
+) -> Result<(), Error> {
     shared.update(|status| {
         status.phase = "preparing".to_owned();
         status.cluster.clone_from(&options.cluster);
@@ -67,7 +82,7 @@ pub async fn run_asked<B: Bootstrap>(
     };
     let prepared = tokio::select! {
         prepared = options.bootstrap.prepare() => prepared?,
-        () = stop(&mut asked) => return Ok(()),
+        () = stop(asked) => return Ok(()),
     };
     shared.update(|status| {
         status.phase = "claiming".to_owned();
@@ -83,7 +98,7 @@ pub async fn run_asked<B: Bootstrap>(
     )?;
     let slot = tokio::select! {
         slot = claim.owned(&options, &shared) => slot?,
-        () = stop(&mut asked) => return Ok(()),
+        () = stop(asked) => return Ok(()),
     };
     let member = member(&options, prepared.instance, slot)?;
     tracing::info!(id = %member.id, vip = %member.vip, instance = member.instance, "this machine is");
@@ -92,6 +107,9 @@ pub async fn run_asked<B: Bootstrap>(
     let database = postgres
         .map(|postgres| Database::new(postgres, &options, &member))
         .transpose()?;
+    fenced
+        .change(database.as_ref().and_then(Database::fence))
+        .await;
     shared.update(|status| {
         status.phase = "running".to_owned();
         status.id = Some(member.id.to_string());

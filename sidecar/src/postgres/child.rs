@@ -1,15 +1,10 @@
 //! Patroni as a child of the sidecar.
 
-use std::cell::Cell;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_core::supervise::{Name, RESTARTS_MAX};
-use holdfast_io::clock::Clock;
-use holdfast_io::http::Stop;
 use holdfast_io::real::RealClock;
-use tokio::sync::watch;
 
 use super::{NAME, postmaster};
 use crate::children::{Check, Cleanup, Hooks, Job, Look, Supervised};
@@ -19,7 +14,7 @@ use holdfast_postgres::{Place, Settings};
 
 /// How long PostgreSQL has for a clean shutdown: a checkpoint, and what replicas have not received
 /// yet. After that it is shut down immediately, which loses nothing that was acknowledged.
-const STOP_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// First and longest wait before another start. Long enough for a log that can be read, short
 /// enough that what was mended goes on by itself, and that Patroni is back long before its key
 /// expires.
@@ -27,8 +22,6 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// Longest time for all that is checked: programs are run, and the KV is asked several times.
 const CHECK_LIMIT: Duration = Duration::from_secs(90);
-/// How long a server may take to end cleanly that nobody manages.
-const ABANDONED_LIMIT: Duration = Duration::from_secs(5);
 /// Variables that would change what Patroni, PostgreSQL or libpq are told by files.
 const NOT_INHERITED: [&str; 2] = ["PATRONI_", "PG"];
 
@@ -62,7 +55,7 @@ pub(super) fn supervised(
     };
     let hooks = Hooks {
         check: Some(Check {
-            look: fenced(settings, guard),
+            look: guard,
             limit: CHECK_LIMIT,
         }),
         cleanup: Some(cleanup(settings)),
@@ -70,6 +63,8 @@ pub(super) fn supervised(
     let mut supervised = Supervised::from(&child).with(hooks);
     if let Job::Process(process) = &mut supervised.job {
         process.spec.without = NOT_INHERITED.map(str::to_owned).to_vec();
+        // Copies, rewinds and `initdb` are in its group: Patroni cancels them when it may.
+        process.spec.asks_its_own = true;
     }
     supervised
 }
@@ -96,40 +91,6 @@ fn environment(settings: &Settings, place: &Place) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-/// A check that also ends the server which a Patroni that was killed has left, when the next one
-/// stays refused: nobody manages it, and soon another may be promoted.
-fn fenced(settings: &Settings, guard: Look) -> Look {
-    let data_dir = settings.data_dir.clone();
-    let patience = patience(settings);
-    let refused_since = Rc::new(Cell::new(None));
-    Rc::new(move || {
-        let (looking, data_dir) = (guard(), data_dir.clone());
-        let refused_since = refused_since.clone();
-        Box::pin(async move {
-            let began = RealClock.now().mono;
-            let result = looking.await;
-            if result.is_ok() {
-                refused_since.set(None);
-                return result;
-            }
-            let since = refused_since.get().unwrap_or(began);
-            refused_since.set(Some(since));
-            if RealClock.now().mono >= since + patience {
-                end_within(&data_dir, ABANDONED_LIMIT).await;
-            }
-            result
-        })
-    })
-}
-
-/// How long a server may run on without Patroni before it is ended. The key that it may lead by
-/// was renewed up to `loop_wait` before Patroni ended, and expires `ttl` after that; the next look
-/// comes after up to the longest wait, and the server needs some time to end.
-fn patience(settings: &Settings) -> Duration {
-    let needed = settings.loop_wait + BACKOFF_LAST + ABANDONED_LIMIT;
-    settings.ttl.saturating_sub(needed)
-}
-
 fn cleanup(settings: &Settings) -> Cleanup {
     let data_dir = settings.data_dir.clone();
     Rc::new(move |hurry| {
@@ -138,20 +99,4 @@ fn cleanup(settings: &Settings) -> Cleanup {
             postmaster::end(&data_dir, hurry, &RealClock).await;
         })
     })
-}
-
-/// End a server that nobody manages: cleanly, if that is done in time.
-pub(super) async fn end_within(data_dir: &Path, limit: Duration) {
-    let (switch, hurry) = watch::channel(limit.is_zero());
-    let ending = postmaster::end(data_dir, Stop::from(hurry), &RealClock);
-    let late = async {
-        RealClock.sleep(limit).await;
-        // Without a receiver it has ended.
-        let _ = switch.send(true);
-        std::future::pending::<()>().await
-    };
-    tokio::select! {
-        _ = ending => {}
-        () = late => {}
-    }
 }

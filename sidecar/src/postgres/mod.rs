@@ -1,23 +1,26 @@
 //! The database of a member: Patroni as a child, what the cluster says of itself, and the
 //! endpoints. What must hold is in `docs/postgres.md`.
 //!
-//! * [`child`]: Patroni, before whose start a guard looks; [`postmaster`]: what it may leave behind.
+//! * [`child`]: Patroni, before whose start a guard looks; [`postmaster`]: what it may leave behind;
+//!   [`fence`]: ends that when nobody manages it.
 //! * [`endpoints`]: where clients come in, on every machine that has the table.
 //! * [`follow`]: the status, and the role tags of the registered service.
 //! * [`parts`]: what the crate `holdfast_postgres` does for all of them.
 
 mod child;
 mod endpoints;
+mod fence;
 mod follow;
 mod parts;
 mod postmaster;
 mod secrets;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::Instant;
 
 use holdfast_core::supervise::Name;
 use holdfast_core::types::{PeerId, Vip};
+use holdfast_io::http::Stop;
 use holdfast_io::real::RealSpawn;
 use holdfast_io::route::Backend;
 use holdfast_io::spawn::{Spawn, Task};
@@ -26,6 +29,9 @@ use tokio::sync::watch;
 
 pub use holdfast_postgres::{Credentials, KvPlace, Settings};
 pub use secrets::credentials;
+
+pub(crate) use child::STOP_DEADLINE;
+pub(crate) use fence::{Fence, Fenced, hurried};
 
 use crate::children::Supervised;
 use crate::consul_agent;
@@ -176,10 +182,25 @@ impl Database {
         });
     }
 
-    /// End a server that runs without Patroni, at the end of everything.
-    pub(crate) async fn end_leftovers(&self, limit: Duration) {
-        if self.own.is_some() {
-            child::end_within(&self.settings.data_dir, limit).await;
+    /// What must not run on without Patroni, where the database runs here.
+    pub(crate) fn fence(&self) -> Option<Fence> {
+        let own = self.own.as_ref()?;
+        Some(Fence::new(&self.settings, own.place.vip))
+    }
+
+    /// End a server that runs without Patroni, at the end of everything: cleanly until that
+    /// moment, or a hurry.
+    pub(crate) fn end_leftovers(
+        &self,
+        hurry: Stop,
+        by: Instant,
+    ) -> impl Future<Output = ()> + use<> {
+        let own = self.own.as_ref();
+        let data_dir = own.map(|_| self.settings.data_dir.clone());
+        async move {
+            if let Some(data_dir) = data_dir {
+                fence::end_by(&data_dir, hurry, by).await;
+            }
         }
     }
 }

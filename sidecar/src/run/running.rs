@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_core::supervise::{self, Name, Signal};
 use holdfast_io::clock::Clock;
+use holdfast_io::http::Stop;
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
 use holdfast_io::spawn::{Spawn, Task};
 use tokio::sync::{mpsc, watch};
@@ -32,9 +33,6 @@ use crate::status::{ConsulStatus, Shared};
 /// (`holdfast_core::slots::STOP_PART`).
 const LOST_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a database may take to end cleanly that Patroni has left behind.
-const LEFT_GRACE: Duration = Duration::from_secs(30);
-
 /// A member, until it ends.
 pub(super) struct Running<B> {
     options: Options<B>,
@@ -47,10 +45,21 @@ pub(super) struct Running<B> {
     wanted: watch::Sender<Wanted>,
     children: Task,
     ended: watch::Receiver<bool>,
+    leftovers: Option<Leftovers>,
     /// The reaper: strays end after the children have.
     _processes: Rc<RealProcesses>,
     _registration: Option<Task>,
     _watcher: Option<Task>,
+}
+
+/// What Patroni has left behind, once everything is to end.
+struct Leftovers {
+    hurry: watch::Sender<bool>,
+    stop: Stop,
+    /// Until then it may end cleanly.
+    by: Instant,
+    /// Ends it beside the children, where Patroni does not run and ends nothing.
+    _beside: Option<Task>,
 }
 
 enum Happened {
@@ -120,6 +129,7 @@ impl<B> Running<B> {
             wanted,
             children,
             ended,
+            leftovers: None,
             _processes: processes,
             _registration: registration,
             _watcher: watcher,
@@ -130,7 +140,7 @@ impl<B> Running<B> {
     pub(super) async fn go_on(
         mut self,
         mut claim: Claim,
-        mut asked: mpsc::Receiver<Ask>,
+        asked: &mut mpsc::Receiver<Ask>,
     ) -> Result<(), Error> {
         let mut outcome = Ok(());
         let mut stopping = false;
@@ -157,12 +167,12 @@ impl<B> Running<B> {
                 Happened::Ended => break,
                 Happened::Asked(Ask::Stop) if stopping => {
                     tracing::warn!("asked again: children are killed");
-                    self.tell(Command::Hurry).await;
+                    self.hurry().await;
                 }
                 Happened::Asked(Ask::Stop) => {
                     stopping = true;
                     tracing::info!("ending: children first, then Consul, then the mesh");
-                    self.shut_down().await;
+                    self.shut_down(postgres::STOP_DEADLINE).await;
                 }
                 Happened::Asked(Ask::Reload) if stopping => {}
                 Happened::Asked(Ask::Reload) => self.reload().await,
@@ -174,35 +184,72 @@ impl<B> Running<B> {
                     tracing::error!(%error, "ending, as another may have the slot");
                     hurry_at = Some(RealClock.now().mono + LOST_GRACE);
                     (outcome, stopping, lost) = (Err(error), true, true);
-                    self.shut_down().await;
+                    self.shut_down(LOST_GRACE).await;
                 }
                 Happened::GraceOver => {
                     hurry_at = None;
-                    self.tell(Command::Hurry).await;
+                    self.hurry().await;
                 }
                 Happened::Failed(error) => {
                     tracing::error!(%error, "ending, as the mesh cannot run");
                     (outcome, stopping) = (Err(error), true);
-                    self.shut_down().await;
+                    self.shut_down(postgres::STOP_DEADLINE).await;
                 }
             }
         }
-        if let Some(database) = &self.database {
-            // Only where Patroni was not running when everything was to end.
-            database
-                .end_leftovers(if lost { LOST_GRACE } else { LEFT_GRACE })
-                .await;
-        }
+        self.end_leftovers(asked).await;
         end_strays(LOST_GRACE).await;
         drop(self.children);
         tracing::info!("everything has ended");
         outcome
     }
 
-    async fn shut_down(&self) {
+    /// End everything; what Patroni has left, cleanly if that is done within `grace`.
+    async fn shut_down(&mut self, grace: Duration) {
         self.shared
             .update(|status| status.phase = "stopping".to_owned());
+        self.begin_leftovers(grace);
         self.tell(Command::Shutdown).await;
+    }
+
+    /// There is no time left for asking.
+    async fn hurry(&self) {
+        if let Some(leftovers) = &self.leftovers {
+            leftovers.hurry.send_replace(true);
+        }
+        self.tell(Command::Hurry).await;
+    }
+
+    fn begin_leftovers(&mut self, grace: Duration) {
+        let by = RealClock.now().mono + grace;
+        if let Some(leftovers) = &mut self.leftovers {
+            leftovers.by = leftovers.by.min(by);
+            return;
+        }
+        let (hurry, stop) = Stop::new();
+        let patroni_runs = self.shared.view(|status| {
+            let mut children = status.children.iter();
+            children.any(|child| child.name == postgres::NAME && child.pid.is_some())
+        });
+        let database = self.database.as_ref().filter(|_| !patroni_runs);
+        let beside = database.map(|database| database.end_leftovers(stop.clone(), by));
+        self.leftovers = Some(Leftovers {
+            hurry,
+            stop,
+            by,
+            _beside: beside.map(|ending| RealSpawn.spawn("leftovers", ending)),
+        });
+    }
+
+    /// What is left when every child has ended.
+    async fn end_leftovers(&self, asked: &mut mpsc::Receiver<Ask>) {
+        if let (Some(database), Some(leftovers)) = (&self.database, &self.leftovers) {
+            let ending = database.end_leftovers(leftovers.stop.clone(), leftovers.by);
+            let hurry = || {
+                leftovers.hurry.send_replace(true);
+            };
+            postgres::hurried(ending, asked, hurry).await;
+        }
     }
 
     async fn tell(&self, command: Command) {

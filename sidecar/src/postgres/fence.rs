@@ -1,0 +1,407 @@
+//! Ends a server that nobody manages: its key expires, and another may be promoted.
+//!
+//! Whether somebody does is what Patroni's REST port says, and not what its supervisor believes:
+//! the fence keeps on while a start is refused, looked for, waits for the Consul agent, fails again
+//! and again, or hangs, and while the machine has no slot yet.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use holdfast_core::types::Vip;
+use holdfast_io::clock::Clock;
+use holdfast_io::http::{Client, Endpoint, Method, Stop};
+use holdfast_io::real::{RealClock, RealNet, RealSpawn};
+use holdfast_io::spawn::{Spawn, Task};
+use holdfast_postgres::Settings;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::child::STOP_DEADLINE;
+use super::{NAME, postmaster};
+use crate::signals::Ask;
+use crate::status::Shared;
+
+/// How often Patroni is asked, and how long it may take to answer: small against any patience.
+const TICK: Duration = Duration::from_millis(500);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// Its answer says nothing else that counts, bytes.
+const ANSWER_LEN_MAX: usize = 64 << 10;
+/// How long a server may take to end cleanly that nobody manages.
+const ABANDONED_LIMIT: Duration = Duration::from_secs(5);
+/// How much earlier a server without any Patroni is ended than one whose Patroni starts or hangs:
+/// the key's last renewal may have failed, and have been tried again for this long, before Patroni
+/// ended.
+const WITHOUT_EARLIER: Duration = Duration::from_secs(10);
+/// No patience is shorter: Patroni is back from a crash after 0.5 s, a look and its own start.
+const PATIENCE_MIN: Duration = Duration::from_secs(5);
+/// What the next life of the sidecar reads of this one, in the folder of its state.
+const NOTE: &str = "fence.json";
+/// A longer note is none, bytes.
+const NOTE_LEN_MAX: u64 = 16 << 10;
+
+/// A server, and who has to be heard for it to run on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fence {
+    data_dir: PathBuf,
+    /// Patroni's, at the VIP of the server.
+    rest: SocketAddr,
+    /// How long it may be silent when it has no process.
+    without_ms: u64,
+    /// How long when it has one: it starts, or hangs.
+    silent_ms: u64,
+}
+
+impl Fence {
+    /// The key that the server may lead by was renewed up to `loop_wait` before Patroni was heard
+    /// last, and expires `ttl` after that. The server needs some time to end before.
+    pub(super) fn new(settings: &Settings, vip: Vip) -> Fence {
+        let left = settings.ttl.saturating_sub(settings.loop_wait);
+        let silent = left.saturating_sub(ABANDONED_LIMIT);
+        let without = silent.saturating_sub(WITHOUT_EARLIER);
+        let ms = |patience: Duration| {
+            u64::try_from(patience.max(PATIENCE_MIN).as_millis()).unwrap_or(u64::MAX)
+        };
+        Fence {
+            data_dir: settings.data_dir.clone(),
+            rest: SocketAddr::new(vip.addr(), settings.rest_port),
+            without_ms: ms(without),
+            silent_ms: ms(silent),
+        }
+    }
+
+    /// Keep on until the future is dropped.
+    async fn keep(self, shared: Shared) {
+        let rest: Endpoint = format!("http://{}", self.rest)
+            .parse()
+            .expect("an address with a port is a server's");
+        let mut patroni = Client::new(RealNet, RealClock, RealSpawn, rest);
+        let mut heard = RealClock.now().mono;
+        loop {
+            // Where none runs there is nothing to be late with: what Patroni makes, copies or
+            // rewinds has no postmaster.
+            let runs = postmaster::Postmaster::of(&self.data_dir).is_some();
+            let path = "/liveness";
+            let ask = patroni.request(
+                Method::GET,
+                path,
+                Bytes::new(),
+                ANSWER_LEN_MAX,
+                ANSWER_LIMIT,
+            );
+            // Whatever it says: it is there, and knows better.
+            if !runs || ask.await.is_ok() {
+                heard = RealClock.now().mono;
+            }
+            let (patience, limit) = self.patience(&shared);
+            let now = RealClock.now().mono;
+            if now >= heard + patience {
+                let silent_s = now.saturating_duration_since(heard).as_secs();
+                tracing::error!(silent_s, "nobody manages PostgreSQL here: it is ended");
+                end_within(&self.data_dir, limit).await;
+            }
+            RealClock.sleep(TICK).await;
+        }
+    }
+
+    /// How long Patroni may be silent, and how long the server may then take to end cleanly.
+    fn patience(&self, shared: &Shared) -> (Duration, Duration) {
+        let (lives, stops) = shared.view(|status| {
+            let mut children = status.children.iter();
+            let patroni = children.find(|child| child.name == NAME);
+            patroni.map_or((false, false), |patroni| {
+                (patroni.pid.is_some(), patroni.state == "stopping")
+            })
+        });
+        // Who stops answers no more, and its server has the time that a stop has.
+        let limit = if stops {
+            STOP_DEADLINE
+        } else {
+            ABANDONED_LIMIT
+        };
+        let patience = match lives || stops {
+            true => self.silent_ms,
+            false => self.without_ms,
+        };
+        (Duration::from_millis(patience), limit)
+    }
+}
+
+/// The fence of this machine, from before it has a slot until it ends.
+pub(crate) struct Fenced {
+    note: PathBuf,
+    shared: Shared,
+    kept: Option<(Fence, Task)>,
+}
+
+impl Fenced {
+    /// For what the last life of the sidecar may have left. Only for who has locked the folder.
+    pub(crate) fn after_last_life(state_dir: &Path, shared: &Shared) -> Fenced {
+        let mut fenced = Fenced {
+            note: state_dir.join(NOTE),
+            shared: shared.clone(),
+            kept: None,
+        };
+        match read(&fenced.note) {
+            Ok(left) => fenced.keep(left),
+            Err(error) => {
+                let note = fenced.note.display();
+                tracing::warn!(%note, %error, "what ran here before is not known");
+            }
+        }
+        fenced
+    }
+
+    fn keep(&mut self, fence: Option<Fence>) {
+        self.kept = fence.map(|fence| {
+            let keeping = fence.clone().keep(self.shared.clone());
+            (fence, RealSpawn.spawn("fence", keeping))
+        });
+    }
+
+    /// This is the server from now on. One that is left of another data directory or listens on
+    /// another VIP is ended first: its name and address may be another machine's.
+    pub(crate) async fn change(&mut self, to: Option<Fence>) {
+        if let Some((old, _)) = &self.kept {
+            let same =
+                |new: &Fence| (&new.data_dir, new.rest.ip()) == (&old.data_dir, old.rest.ip());
+            if !to.as_ref().is_some_and(same) {
+                end_within(&old.data_dir, ABANDONED_LIMIT).await;
+            }
+        }
+        if self.kept.as_ref().map(|(old, _)| old) == to.as_ref() {
+            return;
+        }
+        if let Err(error) = write(&self.note, to.as_ref()) {
+            let note = self.note.display();
+            tracing::warn!(%note, %error, "the next start will not know what runs here");
+        }
+        self.keep(to);
+    }
+
+    /// End what is left when everything ends; asked once more, at once.
+    pub(crate) async fn end(&self, asked: &mut mpsc::Receiver<Ask>) {
+        if let Some((fence, _)) = &self.kept {
+            let (hurry, stop) = Stop::new();
+            let ending = end_by(&fence.data_dir, stop, RealClock.now().mono + STOP_DEADLINE);
+            let hurry = || {
+                hurry.send_replace(true);
+            };
+            hurried(ending, asked, hurry).await;
+        }
+    }
+}
+
+/// Wait for an end, and pass a stop on that is asked meanwhile.
+pub(crate) async fn hurried(
+    ending: impl Future<Output = ()>,
+    asked: &mut mpsc::Receiver<Ask>,
+    hurry: impl Fn(),
+) {
+    tokio::pin!(ending);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut ending => return,
+            Some(ask) = asked.recv() => if ask == Ask::Stop {
+                tracing::warn!("asked again: what is left is ended at once");
+                hurry();
+            },
+        }
+    }
+}
+
+fn read(note: &Path) -> io::Result<Option<Fence>> {
+    let text = match fs::metadata(note) {
+        Ok(found) if found.len() > NOTE_LEN_MAX => return Err(io::ErrorKind::FileTooLarge.into()),
+        Ok(_) => fs::read(note)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(serde_json::from_slice(&text)?))
+}
+
+fn write(note: &Path, fence: Option<&Fence>) -> io::Result<()> {
+    match fence {
+        Some(fence) => {
+            let fresh = note.with_extension("new");
+            fs::write(&fresh, serde_json::to_vec(fence)?)?;
+            fs::rename(&fresh, note)
+        }
+        None => match fs::remove_file(note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// End a server that nobody manages: cleanly, if that is done in time.
+async fn end_within(data_dir: &Path, limit: Duration) {
+    let (_hurry, stop) = Stop::new();
+    end_by(data_dir, stop, RealClock.now().mono + limit).await;
+}
+
+/// As [`end_within`], with a moment and somebody who may have no time for that.
+pub(super) async fn end_by(data_dir: &Path, mut hurry: Stop, by: Instant) {
+    let (switch, stop) = Stop::new();
+    switch.send_replace(hurry.is_set() || RealClock.now().mono >= by);
+    let ending = postmaster::end(data_dir, stop, &RealClock);
+    let late = async {
+        tokio::select! {
+            () = hurry.wait() => {}
+            () = RealClock.sleep_until(by) => {}
+        }
+        switch.send_replace(true);
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        _ = ending => {}
+        () = late => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::super::postmaster::tests::Fake;
+    use super::*;
+    use crate::status::ChildStatus;
+    use holdfast_io::clock::timeout;
+    use holdfast_io::http::{Response, ServerLimits, StatusCode, serve};
+    use holdfast_io::net::{Listener, Net};
+    use holdfast_io::real::block_on;
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    const BOUND: Duration = Duration::from_secs(60);
+    /// Long enough for some answers, which come every [`TICK`].
+    const SHORT_MS: u64 = 3_000;
+
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let waiting = async {
+            while !is_so() {
+                RealClock.sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let result = timeout(&RealClock, BOUND, waiting).await;
+        assert!(result.is_ok(), "waited in vain: {what}");
+    }
+
+    fn fence(fake: &Fake, rest: &str, patience_ms: u64) -> Fence {
+        Fence {
+            data_dir: fake.folder.clone(),
+            rest: rest.parse().unwrap(),
+            without_ms: patience_ms,
+            silent_ms: patience_ms,
+        }
+    }
+
+    /// Answers as a Patroni whose loop is stuck; how often it has.
+    async fn patroni() -> (SocketAddr, Rc<Cell<u32>>, Task) {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = RealNet.listen(any).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let asked = Rc::new(Cell::new(0));
+        let count = asked.clone();
+        let task = RealSpawn.spawn("rest", async move {
+            let (_never, stop) = Stop::new();
+            let handler = move |_| {
+                count.set(count.get() + 1);
+                async { Response::text(StatusCode::SERVICE_UNAVAILABLE, "") }
+            };
+            let limits = ServerLimits::default();
+            serve(listener, RealClock, RealSpawn, limits, stop, handler).await;
+        });
+        (addr, asked, task)
+    }
+
+    #[test]
+    fn a_server_runs_on_while_patroni_says_anything_and_is_ended_when_it_is_silent() {
+        let mut fake = Fake::start("fence", "trap 'exit 7' INT");
+        block_on(async {
+            let (addr, asked, patroni) = patroni().await;
+            let fence = fence(&fake, &addr.to_string(), SHORT_MS);
+            let _kept = RealSpawn.spawn("fence", fence.keep(Shared::default()));
+            // More answers than fit into its patience.
+            let enough = u32::try_from(SHORT_MS / 500).unwrap() + 3;
+            until("it is asked", || asked.get() >= enough).await;
+            assert_eq!(fake.child.try_wait().unwrap(), None);
+            drop(patroni);
+            until("it is ended", || fake.child.try_wait().unwrap().is_some()).await;
+        })
+        .unwrap();
+        assert_eq!(
+            fake.child.wait().unwrap().code(),
+            Some(7),
+            "it ended cleanly"
+        );
+        fs::remove_dir_all(&fake.folder).unwrap();
+    }
+
+    #[test]
+    fn what_a_last_life_has_left_is_ended_unless_it_is_the_same_server() {
+        let mut fake = Fake::start("left", "trap 'exit 7' INT");
+        let state = fake.folder.join("state");
+        fs::create_dir(&state).unwrap();
+        block_on(async {
+            let shared = Shared::default();
+            let same = fence(&fake, "127.50.0.201:1", 600_000);
+            write(&state.join(NOTE), Some(&same)).unwrap();
+            let mut fenced = Fenced::after_last_life(&state, &shared);
+            fenced.change(Some(same)).await;
+            assert_eq!(fake.child.try_wait().unwrap(), None, "it is adopted");
+            let other = fence(&fake, "127.50.0.202:1", 600_000);
+            fenced.change(Some(other.clone())).await;
+            assert!(fake.child.wait().unwrap().code() == Some(7), "another VIP");
+            assert_eq!(read(&state.join(NOTE)).unwrap(), Some(other));
+            fenced.change(None).await;
+            assert_eq!(read(&state.join(NOTE)).unwrap(), None);
+        })
+        .unwrap();
+        fs::remove_dir_all(&fake.folder).unwrap();
+    }
+
+    #[test]
+    fn an_end_before_there_is_a_slot_ends_what_was_left_and_can_be_hurried() {
+        let mut fake = Fake::start("early", "trap '' INT; trap 'exit 8' QUIT");
+        block_on(async {
+            let left = fence(&fake, "127.50.0.201:1", 600_000);
+            write(&fake.folder.join(NOTE), Some(&left)).unwrap();
+            let fenced = Fenced::after_last_life(&fake.folder, &Shared::default());
+            let (asks, mut asked) = mpsc::channel(1);
+            asks.send(Ask::Stop).await.unwrap();
+            fenced.end(&mut asked).await;
+        })
+        .unwrap();
+        assert_eq!(fake.child.wait().unwrap().code(), Some(8), "at once");
+        fs::remove_dir_all(&fake.folder).unwrap();
+    }
+
+    #[test]
+    fn who_has_a_process_may_be_silent_for_longer_and_who_stops_has_a_stops_time() {
+        let fence = Fence {
+            data_dir: PathBuf::new(),
+            rest: "127.50.0.201:8008".parse().unwrap(),
+            without_ms: 5_000,
+            silent_ms: 15_000,
+        };
+        let shared = Shared::default();
+        let with = |pid: Option<u32>, state: &str| {
+            let patroni = ChildStatus {
+                name: NAME.to_owned(),
+                pid,
+                state: state.to_owned(),
+                ..ChildStatus::default()
+            };
+            shared.update(|status| status.children = vec![patroni]);
+            let (patience, limit) = fence.patience(&shared);
+            (patience.as_secs(), limit.as_secs())
+        };
+        assert_eq!(with(None, "waiting"), (5, 5));
+        assert_eq!(with(Some(9), "starting"), (15, 5));
+        assert_eq!(with(Some(9), "stopping"), (15, 60));
+    }
+}
