@@ -237,6 +237,12 @@ async fn refuses_another_system(member: &Member, guard: &RealGuard, kv: &dyn Kv)
         member.settings.data_dir.join("PG_VERSION").exists(),
         "nothing is removed"
     );
+    let marker = member.settings.data_dir.with_file_name("data.made");
+    let made = std::fs::read_to_string(marker).unwrap();
+    assert!(
+        refusal.contains(&format!("system {}: expected", made.trim())),
+        "{refusal}: that it was made is kept beside it as {made}"
+    );
 }
 
 /// No password is in a command line, an environment, or a log.
