@@ -88,5 +88,5 @@ prove() {
 toolchain=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 make_sample
 failed=0
-for crate in core sim/net-model sim/plan sim/core-world chaos chaos/timeline; do prove "$crate" || failed=1; done
+for crate in core sim/net-model sim/plan sim/kv-model sim/patroni-model sim/core-world chaos chaos/timeline; do prove "$crate" || failed=1; done
 exit $failed
