@@ -344,7 +344,11 @@ fn rolling_restart(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
 fn copy(scene: &mut Scene<'_>, link: &str, seed: u64) -> Result<Strike, StageError> {
     let member = target(scene, Target::Standby, seed)?;
     let mut strike = Strike::new(member);
-    scene.ground.shape(member, Some(link))?;
+    // Both ends: the leader sends over it as well, its keeping of the key included.
+    let ends = [member, target(scene, Target::Leader, seed)?];
+    for end in ends {
+        scene.ground.shape(end, Some(link))?;
+    }
     strike.at = scene.clock.now();
     let copied = change(scene, member, "POST", "/reinitialize", r#"{"force":true}"#)
         .and_then(|_| {
@@ -355,7 +359,9 @@ fn copy(scene: &mut Scene<'_>, link: &str, seed: u64) -> Result<Strike, StageErr
             scene.wait("the copy begins", SHOWS_BOUND, begun)
         })
         .and_then(|()| scene.whole(scene.drill.whole_bound));
-    scene.ground.shape(member, None)?;
+    for end in ends {
+        scene.ground.shape(end, None)?;
+    }
     let took = copied? - strike.at;
     strike
         .notes

@@ -164,6 +164,9 @@ fn written_at(text: &str) -> Option<SystemTime> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::fs;
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -173,6 +176,22 @@ mod tests {
         let own = r#"{"message":"ready","child":"patroni","target":"holdfast_sidecar"}"#;
         assert_eq!(of_child(own), None);
         assert_eq!(of_child("2026 LOG: x"), None);
+    }
+
+    #[test]
+    fn a_panic_since_is_told_though_it_has_no_time() {
+        let folder = std::env::temp_dir().join(format!("holdfast-logs-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("node-4.log");
+        fs::write(&path, "thread 'main' panicked at src/a.rs:1:1:\n").unwrap();
+        let ends = Ends::of(vec![path.clone()]);
+        assert_eq!(ends.panics(), Vec::<String>::new());
+        let mut log = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        log.write_all(b"thread 'main' panicked at src/b.rs:2:2:\n")
+            .unwrap();
+        let told = ends.panics();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(told, ["node-4: thread 'main' panicked at src/b.rs:2:2:"]);
     }
 
     #[test]

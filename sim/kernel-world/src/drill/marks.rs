@@ -404,6 +404,29 @@ mod tests {
     }
 
     #[test]
+    fn a_member_came_back_as_its_log_says_after_the_blow_or_nobody_knows_how() {
+        let line = |at: u64, text: &str| Line {
+            at: Duration::from_secs(at),
+            text: text.to_owned(),
+        };
+        let came = |lines: &[Line]| {
+            let story = Story {
+                lines: vec![lines.to_vec()],
+                ..Story::default()
+            };
+            rejoin(&story, Duration::from_secs(5), 0)
+        };
+        let replays = line(7, "LOG:  entering standby mode");
+        let before = line(4, "LOG:  entering standby mode");
+        assert_eq!(came(&[before, line(6, "no action")]), None);
+        assert_eq!(came(std::slice::from_ref(&replays)), Some(Rejoin::Replay));
+        let rewinds = line(6, "running pg_rewind from worker-5");
+        assert_eq!(came(&[rewinds, replays.clone()]), Some(Rejoin::Rewind));
+        let copies = line(6, "replica has been created using basebackup");
+        assert_eq!(came(&[copies, replays]), Some(Rejoin::Copy));
+    }
+
+    #[test]
     fn two_servers_that_acknowledge_in_turns_are_two_primaries() {
         let one = [write(1, 2, "a 1"), write(5, 9, "a 1"), write(20, 30, "b 2")];
         assert_eq!(two_wrote(&one), 0);
