@@ -112,9 +112,9 @@ impl Fence {
         let (lives, stops) = shared.view(|status| {
             let mut children = status.children.iter();
             let patroni = children.find(|child| child.name == NAME);
-            patroni.map_or((false, false), |patroni| {
-                (patroni.pid.is_some(), patroni.state == "stopping")
-            })
+            let lives = patroni.is_some_and(|patroni| patroni.pid.is_some());
+            let stops = patroni.is_some_and(|patroni| patroni.state == "stopping");
+            (lives, stops || status.phase == "stopping")
         });
         // Who stops answers no more, and its server has the time that a stop has.
         let limit = if stops {
@@ -403,5 +403,7 @@ mod tests {
         assert_eq!(with(None, "waiting"), (5, 5));
         assert_eq!(with(Some(9), "starting"), (15, 5));
         assert_eq!(with(Some(9), "stopping"), (15, 60));
+        shared.update(|status| status.phase = "stopping".to_owned());
+        assert_eq!(with(None, "waiting"), (15, 60), "everything stops");
     }
 }
