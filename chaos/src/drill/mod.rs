@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * `format`: the keys of a file; `check`: what no schema can say.
-//! * [`play`]: rounds in a world. [`judge`]: what must hold of each.
+//! * [`play`]: rounds in a world. [`mod@judge`]: what must hold of each.
 //! * [`stats`]: how long what took, over many rounds; [`measured`]: such numbers, kept and compared;
 //!   [`mod@reference`]: those of others.
 
