@@ -128,17 +128,68 @@ fn measured(ms: [u64; 3]) -> String {
     .to_string()
 }
 
+/// A measurement of the drill as it is, in which everything took as long as the model says.
+fn as_the_model_says() -> Value {
+    let found = json(
+        &soft()
+            .run(&["run", "soft", "--world", "core", "--json"])
+            .ok(),
+    );
+    let drill = &found["drills"][0];
+    let stats = drill["stats"].as_array().unwrap().iter();
+    let ms: serde_json::Map<String, Value> = stats
+        .map(|stats| {
+            let p50 = stats["p50_ms"].as_f64().unwrap().round() as u64;
+            (stats["span"].as_str().unwrap().to_owned(), p50.into())
+        })
+        .collect();
+    let round = |seed: u64| {
+        serde_json::json!({
+            "seed": seed, "phase": 100, "acknowledged": 500, "lost": 0, "unknown": 2, "ms": ms,
+        })
+    };
+    serde_json::json!({
+        "scenario": "soft", "digest": drill["scenario_digest"], "transport": "mesh",
+        "rounds": [round(0), round(1), round(2)],
+    })
+}
+
 #[test]
 fn the_model_is_compared_with_what_was_measured_and_must_be_near() {
     let ran = soft().run(&["calibrate"]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    let near = soft().write(
-        "scenarios/measured/soft.json",
-        &measured([22_000, 26_000, 29_000]),
-    );
-    let ran = near.run(&["calibrate", "soft"]);
+    let calibrated = |measured: &Value| {
+        let folder = soft().write("scenarios/measured/soft.json", &measured.to_string());
+        let folder = folder.write(
+            "scenarios/other.toml",
+            &SOFT.replace("\"soft\"", "\"other\""),
+        );
+        folder.run(&["calibrate"])
+    };
+    let near = as_the_model_says();
+    let ran = calibrated(&near);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.contains("agrees"), "{ran:?}");
+    assert!(ran.out.contains("no measurement of: other"), "{ran:?}");
+
+    let mut stale = near.clone();
+    stale["digest"] = "0".into();
+    let ran = calibrated(&stale);
+    assert_eq!(ran.code, 12, "{ran:?}");
+    assert!(ran.out.contains("CHANGED SINCE"), "{ran:?}");
+    let mut few = near.clone();
+    few["rounds"][2]["cut_short"] = true.into();
+    let ran = calibrated(&few);
+    assert_eq!(ran.code, 12, "{ran:?}");
+    assert!(ran.out.contains("TOO FEW ROUNDS"), "{ran:?}");
+    let mut blind = near.clone();
+    for round in blind["rounds"].as_array_mut().unwrap() {
+        let spans = round["ms"].as_object_mut().unwrap();
+        spans.remove("fault to first write").unwrap();
+    }
+    let ran = calibrated(&blind);
+    assert_eq!(ran.code, 12, "{ran:?}");
+    assert!(ran.out.contains("missing"), "{ran:?}");
     let far = soft().write(
         "scenarios/measured/soft.json",
         &measured([2_000, 3_000, 4_000]),
@@ -166,4 +217,18 @@ fn mesh_and_loopback_stand_side_by_side() {
     assert_eq!(lines[0]["pairs"], 3);
     let text = folder.run(&["report", "--drills"]).ok();
     assert!(text.contains("1.20 (3)"), "{text}");
+
+    // What failed is told, and so is what cannot be compared.
+    let mut failed = json(&loopback);
+    failed["rounds"][0]["violations"] = serde_json::json!(["correctness: durability: 1 lost"]);
+    failed["rounds"][0]["lost"] = 1.into();
+    failed["rounds"][1]["phase"] = 200.into();
+    let folder = folder.write("scenarios/measured/soft.loopback.json", &failed.to_string());
+    let text = folder.run(&["report", "--drills"]).ok();
+    assert!(text.contains("(2, 1 dropped)"), "{text}");
+    assert!(text.contains("1 of 6"), "{text}");
+    assert!(
+        text.contains("1 of 3,000") || text.contains("1 of 3000"),
+        "{text}"
+    );
 }

@@ -26,6 +26,7 @@ struct Calibrated {
 /// Compare, print, and end with the code of a wrong answer when they are apart.
 pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
+    let mut missing: Vec<String> = Vec::new();
     for drill in drills(&args.scenarios)? {
         let in_both = [WorldKind::Core, WorldKind::Kernel];
         if !in_both.iter().all(|world| drill.worlds().contains(world)) {
@@ -44,6 +45,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
                 );
                 return Err(BadInput(what).into());
             }
+            missing.push(drill.name().to_owned());
             continue;
         };
         all.push(Calibrated {
@@ -61,12 +63,22 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         print_json(&all)?;
     } else {
         print(&table(&all))?;
+        print(&unmeasured(&missing))?;
     }
-    let apart = all.iter().flat_map(|one| &one.spans).any(|s| !s.agrees());
+    let agrees = |one: &Calibrated| !one.is_stale && one.spans.iter().all(Compared::agrees);
+    let apart = !all.iter().all(agrees);
     Ok(match apart {
         true => ExitCode::from(FailureClass::Correctness.exit_code()),
         false => ExitCode::SUCCESS,
     })
+}
+
+/// Which drills nobody has measured; nothing when there are none.
+pub fn unmeasured(missing: &[String]) -> String {
+    match missing {
+        [] => String::new(),
+        names => format!("no measurement of: {}\n", names.join(", ")),
+    }
 }
 
 /// The drills of those names, or all.
@@ -102,9 +114,7 @@ fn play_kernel(drill: &DrillScenario) -> anyhow::Result<Measurement> {
         &seeds,
         &mut |played| {
             bar.inc(1);
-            if !played.round.cut_short {
-                measured.add(RoundNumbers::of(&played.round, &played.verdict));
-            }
+            measured.add(RoundNumbers::of(&played.round, &played.verdict));
         },
     )?;
     bar.finish_and_clear();
@@ -127,23 +137,27 @@ fn table(all: &[Calibrated]) -> String {
         "",
     ]);
     for one in all {
-        let stale = if one.is_stale { " (changed since)" } else { "" };
+        let stale = if one.is_stale { " (CHANGED SINCE)" } else { "" };
         for span in &one.spans {
-            let model = span.model.as_ref();
+            let (kernel, model) = (span.kernel.as_ref(), span.model.as_ref());
             let of = |text: fn(f64) -> String, ms: Option<f64>| ms.map_or("-".to_owned(), text);
-            let word = match (span.calibrated, span.agrees()) {
-                (false, _) => "",
-                (true, _) if span.kernel.rounds < ROUNDS_MIN => "too few rounds",
-                (true, true) => "agrees",
-                (true, false) => "APART",
+            let word = match (span.calibrated, span.agrees(), span.ratio) {
+                (false, ..) => "",
+                (true, true, Some(_)) => "agrees",
+                (true, true, None) => "rare",
+                (true, false, Some(_)) if kernel.is_some_and(|k| k.rounds < ROUNDS_MIN) => {
+                    "TOO FEW ROUNDS"
+                }
+                (true, false, Some(_)) => "APART",
+                (true, false, None) => "APART (missing)",
             };
             table.row([
                 format!("{}{stale}", one.scenario),
-                span.kernel.span.clone(),
-                span.kernel.rounds.to_string(),
-                seconds(span.kernel.p50_ms),
-                interval(&span.kernel),
-                seconds(span.kernel.worst_ms),
+                span.span.to_owned(),
+                kernel.map_or("-".to_owned(), |k| k.rounds.to_string()),
+                of(seconds, kernel.map(|k| k.p50_ms)),
+                kernel.map(interval).unwrap_or_default(),
+                of(seconds, kernel.map(|k| k.worst_ms)),
                 model.map_or("-".to_owned(), |m| m.rounds.to_string()),
                 of(seconds, model.map(|m| m.p50_ms)),
                 model.map(interval).unwrap_or_default(),

@@ -90,12 +90,9 @@ fn play_in(drill: &DrillScenario, world: WorldKind, how: &How<'_>) -> anyhow::Re
     Ok(result)
 }
 
-/// Keeps a round's numbers, at once: hours of rounds are not lost with the last one. One that was
-/// not played to its end says nothing of how long it takes.
+/// Keeps a round's numbers, at once: hours of rounds are not lost with the last one. One that
+/// failed is kept too, in the place of an older one that did not.
 fn keep(measured: &mut Measurement, played: &PlayedRound) -> anyhow::Result<()> {
-    if played.round.cut_short || !played.verdict.durability.read {
-        return Ok(());
-    }
     measured.add(RoundNumbers::of(&played.round, &played.verdict));
     store::write(measured)
 }

@@ -50,9 +50,10 @@ pub fn of(drill: &DrillScenario, result: &DrillResult) -> RoundsPage {
             drill.description()
         ),
         replay: Some(format!(
-            "holdfast-chaos run {} --world {} --html drill.html",
+            "holdfast-chaos run {} --world {}{} --html drill.html",
             drill.name(),
-            result.world
+            result.world,
+            result.loopback()
         )),
         verdict: (result.held(), result.headline()),
         figures: figures.collect(),

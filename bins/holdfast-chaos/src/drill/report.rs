@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use holdfast_chaos::drill::measured::{Measurement, paired};
 use holdfast_chaos::drill::reference::reference;
 use holdfast_chaos::drill::stats::{HEALED_TO_WHOLE, Stats};
+use holdfast_plan::WorldKind;
 use holdfast_plan::drill::Transport;
 use serde::Serialize;
 
-use super::calibrate::drills;
+use super::calibrate::{drills, unmeasured};
 use super::result::{interval, seconds};
 use super::store;
 use crate::output::{Table, count, print, print_json};
@@ -21,8 +22,13 @@ struct Line {
     loopback: Option<Stats>,
     /// The ratio of rounds of one seed, mesh by loopback: its median, and the interval of it.
     ratio: Option<(f64, Option<(f64, f64)>)>,
-    /// Rounds of both.
+    /// Rounds of both,
     pairs: usize,
+    /// and those whose phases are too far apart to compare.
+    pairs_dropped: usize,
+    /// Rounds that failed, of both transports, and all.
+    failed: usize,
+    rounds: usize,
     /// Median and worst elsewhere, milliseconds.
     reference_ms: Option<(u64, u64)>,
     acknowledged: u64,
@@ -32,9 +38,13 @@ struct Line {
 /// Print what was measured; nothing is played.
 pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     let mut lines = Vec::new();
+    let mut missing: Vec<String> = Vec::new();
     for drill in drills(&[])? {
         let mesh = store::read(drill.name(), Transport::Mesh)?;
         let loopback = store::read(drill.name(), Transport::Loopback)?;
+        if mesh.is_none() && drill.worlds().contains(&WorldKind::Kernel) {
+            missing.push(drill.name().to_owned());
+        }
         if mesh.is_none() && loopback.is_none() {
             continue;
         }
@@ -53,6 +63,7 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
         print("nothing was measured: `holdfast-chaos run SCENARIO --world kernel --record`\n")?;
     } else {
         print(&table(&lines))?;
+        print(&unmeasured(&missing))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,7 +79,9 @@ fn line(
         all.into_iter().find(|stats| stats.span == span)
     };
     let both = mesh.zip(loopback);
-    let ratio = both.and_then(|(mesh, loopback)| paired(mesh, loopback, span));
+    let pairs = both.map(|(mesh, loopback)| paired(mesh, loopback, span));
+    let dropped = pairs.as_ref().map_or(0, |pairs| pairs.dropped);
+    let ratio = pairs.and_then(|pairs| pairs.ratio);
     let part = |thousandths: f64| thousandths / 1e3;
     let rounds = [mesh, loopback].into_iter().flatten();
     let rounds = rounds.flat_map(|measured| &measured.rounds);
@@ -77,6 +90,9 @@ fn line(
         span,
         mesh: of(mesh),
         loopback: of(loopback),
+        pairs_dropped: dropped,
+        failed: rounds.clone().filter(|round| round.failed()).count(),
+        rounds: rounds.clone().count(),
         pairs: ratio.as_ref().map_or(0, |ratio| ratio.rounds),
         ratio: ratio.map(|ratio| {
             let ends = ratio.p50_ci95_ms;
@@ -105,6 +121,7 @@ fn table(lines: &[Line]) -> String {
         ">95 % OF IT",
         ">ELSEWHERE P50",
         ">WORST",
+        ">FAILED",
         ">LOST",
     ]);
     for line in lines {
@@ -121,8 +138,12 @@ fn table(lines: &[Line]) -> String {
             || ["-".to_owned(), String::new()],
             |(ratio, ends)| {
                 let ends = ends.map(|(low, high)| format!("{low:.2} – {high:.2}"));
+                let dropped = match line.pairs_dropped {
+                    0 => String::new(),
+                    dropped => format!(", {dropped} dropped"),
+                };
                 [
-                    format!("{ratio:.2} ({})", line.pairs),
+                    format!("{ratio:.2} ({}{dropped})", line.pairs),
                     ends.unwrap_or_default(),
                 ]
             },
@@ -132,6 +153,7 @@ fn table(lines: &[Line]) -> String {
             Some((p50, worst)) => [seconds(p50 as f64), seconds(worst as f64)],
         };
         let first = [line.scenario.clone(), line.span.to_owned()];
+        let failed = [format!("{} of {}", line.failed, line.rounds)];
         let lost = [format!(
             "{} of {}",
             count(line.lost),
@@ -143,6 +165,7 @@ fn table(lines: &[Line]) -> String {
             .chain(cells(&line.loopback))
             .chain(ratio)
             .chain(elsewhere)
+            .chain(failed)
             .chain(lost);
         table.row(all);
     }

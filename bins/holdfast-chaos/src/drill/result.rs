@@ -56,6 +56,7 @@ pub struct RoundResult {
     pub rejoins: Vec<(String, Rejoin)>,
     pub two_primaries_ms: u64,
     pub notes: Vec<String>,
+    pub crashes: Vec<String>,
     pub cut_short: bool,
     pub verdict: DrillVerdict,
 }
@@ -74,6 +75,7 @@ impl RoundResult {
             rejoins: round.rejoins,
             two_primaries_ms: round.two_primaries_ms,
             notes: round.notes,
+            crashes: round.crashes,
             cut_short: round.cut_short,
             verdict: played.verdict.clone(),
         }
@@ -187,6 +189,14 @@ impl DrillResult {
         }
     }
 
+    /// What a line that plays it again needs beside its name, world and seed.
+    pub fn loopback(&self) -> &'static str {
+        match self.transport {
+            Transport::Mesh => "",
+            Transport::Loopback => " --loopback",
+        }
+    }
+
     fn told(&self, round: &RoundResult) -> String {
         let mut text = String::new();
         for violation in &round.verdict.violations {
@@ -200,10 +210,7 @@ impl DrillResult {
             );
         }
         let (name, world, seed) = (&self.scenario, self.world, round.seed);
-        let loopback = match self.transport {
-            Transport::Mesh => "",
-            Transport::Loopback => " --loopback",
-        };
+        let loopback = self.loopback();
         let _ = writeln!(
             text,
             "    holdfast-chaos run {name} --world {world} --seed {seed}{loopback} --html round.html"

@@ -9,7 +9,7 @@ use holdfast_postgres::Role;
 use serde_json::json;
 
 use super::strike::{mend, thaw};
-use super::{is_worker, streams, told};
+use super::{follows, is_worker, told};
 use crate::dev::progress::Step;
 use crate::dev::state::Mesh;
 use crate::dev::view::{self, NodeReport};
@@ -97,8 +97,8 @@ fn missing(reports: &[NodeReport], nodes: &[String], databases: bool) -> Vec<Str
         .collect()
 }
 
-/// What keeps a database from being a member, `None` if it leads or streams. The one that leads
-/// says of the others whether they stream.
+/// What keeps a database from being a member, `None` if it leads or could take over. The one that
+/// leads says it of the others.
 fn state(report: &NodeReport, reports: &[NodeReport]) -> Option<String> {
     let peer = report.peer()?;
     let Some(told) = told(reports).filter(|status| status.role == Role::Primary) else {
@@ -108,9 +108,10 @@ fn state(report: &NodeReport, reports: &[NodeReport]) -> Option<String> {
         return Some("is no member yet".to_owned());
     };
     match own.state.as_str() {
-        _ if own.role == Role::Primary || streams(own) => None,
+        _ if own.role == Role::Primary || follows(own) => None,
         "" => Some("says nothing yet".to_owned()),
         "running" => Some("does not stream yet".to_owned()),
+        "streaming" => Some("streams, and no commit waits for it yet".to_owned()),
         state => Some(format!("is {state}")),
     }
 }

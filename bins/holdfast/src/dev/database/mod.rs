@@ -79,17 +79,10 @@ fn leader(reports: &[NodeReport]) -> Option<&NodeReport> {
         .find(|report| report.peer().as_ref() == Some(leader))
 }
 
-/// How many members stream from the leader, or lead.
-fn members(status: &PostgresStatus) -> (usize, bool) {
-    let replicas = status.members.iter().filter(|member| streams(member));
-    (replicas.count(), status.leader.is_some())
-}
-
-/// Whether a member streams from the leader. Patroni's own word for what it is may be `running`
-/// then; but commits wait only for those that stream.
-fn streams(member: &MemberStatus) -> bool {
-    let is_waited_for = member.state == "running" && member.sync.is_some();
-    member.role == Role::Replica && (member.state == "streaming" || is_waited_for)
+/// Whether a member streams from the leader, and commits wait for it: before that it could not take
+/// over.
+fn follows(member: &MemberStatus) -> bool {
+    member.role == Role::Replica && member.state == "streaming" && member.sync.is_some()
 }
 
 /// How far a new cluster of databases is: in words, and whether it is whole. Every node has to
@@ -98,22 +91,23 @@ pub fn progress(reports: &[NodeReport], workers: usize) -> (String, bool) {
     let Some(status) = told(reports) else {
         return ("no database says anything yet".to_owned(), false);
     };
-    let (streaming, has_leader) = members(status);
+    let following = status.members.iter().filter(|member| follows(member));
+    let following = following.count();
     let expected = workers - 1;
     let endpoints = reports.iter().filter(|report| reaches_primary(report));
     let reached = endpoints.count();
     let text = match (&status.leader, problem(reports)) {
         (_, Some(problem)) => problem,
         (None, None) => "initdb".to_owned(),
-        (Some(leader), None) if streaming < expected => {
-            format!("{leader} leads, {streaming} of {expected} replicas stream")
+        (Some(leader), None) if following < expected => {
+            format!("{leader} leads, {following} of {expected} replicas are waited for")
         }
         (Some(leader), None) => format!(
-            "{leader} leads, {streaming} of {expected} replicas stream, reached from {reached} of {}",
+            "{leader} leads, {following} of {expected} replicas are waited for, reached from {reached} of {}",
             reports.len()
         ),
     };
-    let whole = has_leader && streaming == expected && reached == reports.len();
+    let whole = status.leader.is_some() && following == expected && reached == reports.len();
     (text, whole)
 }
 
