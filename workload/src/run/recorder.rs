@@ -1,5 +1,6 @@
 //! Where writers note what they do.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,6 +41,10 @@ struct Shared {
 #[derive(Default)]
 struct Log {
     history: History,
+    /// Asked for and not over, by key: a writer that is not waited for leaves them behind.
+    writes_open: BTreeMap<u64, Write>,
+    /// The same of the register, by client.
+    register_open: BTreeMap<u16, RegisterOp>,
     progress: Progress,
 }
 
@@ -92,10 +97,21 @@ impl Recorder {
     }
 
     /// What was done so far, writes ascending by when they were asked for; with the rows that were
-    /// found.
+    /// found. What is not over is unknown: it may have happened.
     #[must_use]
     pub fn history(&self, found: Option<Vec<Found>>) -> History {
-        let mut history = self.log().history.clone();
+        let ended = self.now();
+        let log = self.log();
+        let mut history = log.history.clone();
+        let writes = log.writes_open.values().cloned();
+        history
+            .writes
+            .extend(writes.map(|write| Write { ended, ..write }));
+        let register = log.register_open.values().cloned();
+        history
+            .register
+            .extend(register.map(|op| RegisterOp { ended, ..op }));
+        drop(log);
         history.writes.sort_by_key(|write| (write.asked, write.id));
         history.register.sort_by_key(|op| (op.asked, op.client));
         history.found = found;
@@ -107,9 +123,20 @@ impl Recorder {
         log.history.writes.len() >= OPERATIONS_MAX || log.history.register.len() >= OPERATIONS_MAX
     }
 
+    /// A write is asked for: unknown until [`add`](Self::add) says more of it.
+    pub(super) fn asks(&self, write: Write) {
+        self.log().writes_open.insert(write.id, write);
+    }
+
+    /// An operation on the register is asked for: unknown until it is over.
+    pub(super) fn asks_register(&self, op: RegisterOp) {
+        self.log().register_open.insert(op.client, op);
+    }
+
     pub(super) fn add(&self, write: Write) {
         let progress = {
             let mut log = self.log();
+            log.writes_open.remove(&write.id);
             let counted = &mut log.progress;
             match write.outcome {
                 Outcome::Acknowledged => {
@@ -131,6 +158,46 @@ impl Recorder {
     }
 
     pub(super) fn add_register(&self, op: RegisterOp) {
-        self.log().history.register.push(op);
+        let mut log = self.log();
+        log.register_open.remove(&op.client);
+        log.history.register.push(op);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_and_is_not_over_is_unknown_and_noted_once() {
+        let recorder = Recorder::new(Instant::now());
+        let write = Write {
+            id: 7,
+            member: "worker-1".to_owned(),
+            asked: Duration::ZERO,
+            ended: Duration::ZERO,
+            outcome: Outcome::Unknown,
+            server: None,
+            error: None,
+        };
+        let op = RegisterOp {
+            client: 1,
+            asked: Duration::ZERO,
+            ended: Duration::ZERO,
+            wrote: Some(5),
+            read: None,
+            outcome: Outcome::Unknown,
+        };
+        recorder.asks(write.clone());
+        recorder.asks_register(op.clone());
+        let open = recorder.history(None);
+        assert_eq!((open.writes.len(), open.register.len()), (1, 1));
+        assert_eq!(open.writes[0].outcome, Outcome::Unknown);
+        let outcome = Outcome::Acknowledged;
+        recorder.add(Write { outcome, ..write });
+        recorder.add_register(RegisterOp { outcome, ..op });
+        let over = recorder.history(None);
+        assert_eq!((over.writes.len(), over.register.len()), (1, 1));
+        assert_eq!(over.writes[0].outcome, Outcome::Acknowledged);
     }
 }

@@ -62,6 +62,15 @@ pub async fn use_register<C, F, S>(
             u64::from(spec.client) << WRITE_BITS | writes
         });
         is_write = !is_write;
+        let op = RegisterOp {
+            client: spec.client,
+            asked,
+            ended: asked,
+            wrote,
+            read: None,
+            outcome: Outcome::Unknown,
+        };
+        recorder.asks_register(op.clone());
         let answer = timeout(spec.pace.deadline, operate(open, wrote)).await;
         let (outcome, read) = match answer {
             Ok(Ok(answer)) => answer,
@@ -70,12 +79,10 @@ pub async fn use_register<C, F, S>(
         };
         let ended = recorder.now();
         recorder.add_register(RegisterOp {
-            client: spec.client,
-            asked,
             ended,
-            wrote,
             read,
             outcome,
+            ..op
         });
         if outcome != Outcome::Acknowledged {
             session = None;
@@ -93,21 +100,40 @@ async fn operate<S: AsyncRead + AsyncWrite + Unpin>(
     wrote: Option<u64>,
 ) -> Result<(Outcome, Option<u64>), Error> {
     if let Some(value) = wrote {
-        let sql = format!("UPDATE holdfast_workload.register SET value = {value}");
-        let notices = session.execute(&sql).await?;
-        return Ok((known(outcome::warning(&notices).is_none()), None));
+        let sql = format!("UPDATE holdfast_workload.register SET value = {value} RETURNING value");
+        let (rows, notices) = session.query_with_notices(&sql).await?;
+        let confirmed = outcome::warning(&notices).is_none();
+        return Ok((of_rows(rows.len(), confirmed), None));
     }
     let sql = "UPDATE holdfast_workload.register SET reads = reads + 1 RETURNING value";
     let (rows, notices) = session.query_with_notices(sql).await?;
+    let changed = rows.len();
     let value = rows.into_iter().flatten().next().flatten();
     let value = value.and_then(|text| text.parse().ok());
     let confirmed = outcome::warning(&notices).is_none() && value.is_some();
-    Ok((known(confirmed), value.filter(|_| confirmed)))
+    let outcome = of_rows(changed, confirmed);
+    let known = outcome == Outcome::Acknowledged;
+    Ok((outcome, value.filter(|_| known)))
 }
 
-fn known(confirmed: bool) -> Outcome {
-    match confirmed {
-        true => Outcome::Acknowledged,
-        false => Outcome::Unknown,
+/// The register is one row. Without it nothing was written; of several nobody knows which is it.
+fn of_rows(changed: usize, confirmed: bool) -> Outcome {
+    match (changed, confirmed) {
+        (0, _) => Outcome::Failed,
+        (1, true) => Outcome::Acknowledged,
+        _ => Outcome::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_update_of_one_row_is_an_acknowledged_one() {
+        assert_eq!(of_rows(1, true), Outcome::Acknowledged);
+        assert_eq!(of_rows(1, false), Outcome::Unknown);
+        assert_eq!(of_rows(0, true), Outcome::Failed);
+        assert_eq!(of_rows(2, true), Outcome::Unknown);
     }
 }

@@ -62,6 +62,16 @@ pub async fn write_rows<C, F, S>(
         let asked = recorder.now();
         session = session.filter(|session| !session.is_over());
         let id = row_id(spec.number, n);
+        let write = Write {
+            id,
+            member: spec.member.clone(),
+            asked,
+            ended: asked,
+            outcome: Outcome::Unknown,
+            server: None,
+            error: None,
+        };
+        recorder.asks(write.clone());
         let (outcome, server, error) = match session {
             Some(_) => write_row(&mut session, id, spec.pace.deadline).await,
             None => match Session::open(connect(), &spec.login, spec.pace.connect_within).await {
@@ -79,13 +89,11 @@ pub async fn write_rows<C, F, S>(
         };
         let ended = recorder.now();
         recorder.add(Write {
-            id,
-            member: spec.member.clone(),
-            asked,
             ended,
             outcome,
             server,
             error,
+            ..write
         });
         n += 1;
         let pause = spec.pace.every.saturating_sub(ended.saturating_sub(asked));
