@@ -212,6 +212,12 @@ fn what_takes_too_long_or_comes_back_by_a_copy_is_seen() {
 }
 
 #[test]
+fn what_must_not_happen_whatever_the_blow_is_a_crash() {
+    let crash = |r: &mut Round| r.crashes.push("the sidecar of worker-2 ended".to_owned());
+    assert_eq!(judged(crash), [(FailureClass::Crash, "crash")]);
+}
+
+#[test]
 fn a_round_that_was_cut_short_or_not_measured_is_no_success() {
     let short = |r: &mut Round| {
         r.cut_short = true;

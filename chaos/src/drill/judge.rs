@@ -108,6 +108,7 @@ pub fn judge(scenario: &DrillScenario, round: &Round) -> DrillVerdict {
         round,
         verdict,
     };
+    judge.crashes();
     judge.played();
     judge.outside();
     judge.rows();
@@ -131,6 +132,13 @@ impl Judge<'_> {
             oracle,
             detail: detail.into(),
         });
+    }
+
+    /// What must not happen whatever the blow.
+    fn crashes(&mut self) {
+        for crash in &self.round.crashes {
+            self.wrong(FailureClass::Crash, "crash", crash);
+        }
     }
 
     /// There was a blow, writes before it, and somebody who read what is there: otherwise nothing

@@ -19,6 +19,9 @@ pub const RATIO_MAX: f64 = 1.5;
 pub const RESOLUTION_MS: f64 = 250.0;
 /// Of fewer rounds a median is no measurement.
 pub const ROUNDS_MIN: usize = 3;
+/// How far apart the blows of two rounds that are compared may come within Patroni's loop, parts in
+/// a thousand: half a second of a `loop_wait` of ten.
+pub const PHASE_APART_MAX: u32 = 50;
 /// Most rounds of one measurement.
 pub const ROUNDS_MAX: usize = 10_000;
 
@@ -52,6 +55,13 @@ pub struct RoundNumbers {
     pub unknown: u64,
     /// How long each span was, milliseconds.
     pub ms: BTreeMap<String, u64>,
+    /// It ended before its cluster was whole, or nobody read what was there: it counts as failed,
+    /// and its times do not count.
+    #[serde(default)]
+    pub cut_short: bool,
+    /// What should not have been, each with its class and who saw it.
+    #[serde(default)]
+    pub violations: Vec<String>,
 }
 
 impl RoundNumbers {
@@ -62,7 +72,11 @@ impl RoundNumbers {
             let ms = u64::try_from(span.of(round)?.as_millis()).unwrap_or(u64::MAX);
             Some((span.name.to_owned(), ms))
         });
+        let violations = verdict.violations.iter();
+        let violations = violations.map(|v| format!("{}: {}: {}", v.class, v.oracle, v.detail));
         RoundNumbers {
+            cut_short: round.cut_short || !verdict.durability.read,
+            violations: violations.collect(),
             seed: round.seed,
             phase: round.phase,
             acknowledged: verdict.durability.acknowledged,
@@ -70,6 +84,12 @@ impl RoundNumbers {
             unknown: verdict.durability.unknown,
             ms: ms.collect(),
         }
+    }
+
+    /// Whether it was cut short, or something was that should not have been.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.cut_short || !self.violations.is_empty()
     }
 }
 
@@ -121,10 +141,21 @@ impl Measurement {
             .collect()
     }
 
-    /// How long a span was in each round that had it.
+    /// Rounds that were played to their end: a slow one that broke a bound is still a time.
+    pub fn good(&self) -> impl Iterator<Item = &RoundNumbers> {
+        self.rounds.iter().filter(|round| !round.cut_short)
+    }
+
+    /// Rounds that failed.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.rounds.iter().filter(|round| round.failed()).count()
+    }
+
+    /// How long a span was in each good round that had it.
     #[must_use]
     pub fn times(&self, span: &str) -> Vec<Duration> {
-        let ms = self.rounds.iter().filter_map(|round| round.ms.get(span));
+        let ms = self.good().filter_map(|round| round.ms.get(span));
         ms.map(|ms| Duration::from_millis(*ms)).collect()
     }
 
@@ -138,14 +169,18 @@ impl Measurement {
 /// One span in both worlds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
-    /// The kernel's.
-    pub kernel: Stats,
+    /// As in tables and JSON.
+    pub span: &'static str,
+    /// The kernel's; `None` when no round of it had the span.
+    pub kernel: Option<Stats>,
     /// The model's; `None` when no round of it had the span.
     pub model: Option<Stats>,
     /// The model's median by the kernel's, both at least [`RESOLUTION_MS`].
     pub ratio: Option<f64>,
     /// Whether they have to agree on it.
     pub calibrated: bool,
+    /// Whether at least half of the rounds of either had it: it may not be missing in the other.
+    pub usual: bool,
 }
 
 impl Compared {
@@ -153,22 +188,44 @@ impl Compared {
     #[must_use]
     pub fn agrees(&self) -> bool {
         let near = |ratio: f64| (RATIO_MAX.recip()..=RATIO_MAX).contains(&ratio);
-        !self.calibrated || self.kernel.rounds < ROUNDS_MIN || self.ratio.is_some_and(near)
+        let enough = |kernel: &Stats| kernel.rounds >= ROUNDS_MIN;
+        match (self.calibrated, self.ratio) {
+            (false, _) => true,
+            (true, Some(ratio)) if self.kernel.as_ref().is_some_and(enough) => near(ratio),
+            (true, _) => !self.usual,
+        }
     }
 }
 
 /// How a measurement compares with another one of the same seeds, and so of the same phases of
-/// Patroni's loop: the ratios of each pair of rounds, as thousandths.
+/// Patroni's loop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Paired {
+    /// The ratios of each pair of rounds, as thousandths; `None` without a pair.
+    pub ratio: Option<Stats>,
+    /// Pairs of one seed whose blows came at different phases all the same, which say nothing.
+    pub dropped: usize,
+}
+
+/// Pairs the good rounds of two measurements by seed.
 #[must_use]
-pub fn paired(this: &Measurement, other: &Measurement, span: &str) -> Option<Stats> {
-    let of_seed = |seed| other.rounds.iter().find(|round| round.seed == seed);
-    let ratio = |round: &RoundNumbers| {
-        let theirs = *of_seed(round.seed)?.ms.get(span)?;
-        let ours = *round.ms.get(span)?;
-        (theirs > 0).then(|| Duration::from_secs_f64(ours as f64 / theirs as f64))
-    };
-    let ratios: Vec<Duration> = this.rounds.iter().filter_map(ratio).collect();
-    stats(span, &ratios)
+pub fn paired(this: &Measurement, other: &Measurement, span: &str) -> Paired {
+    let (mut ratios, mut dropped) = (Vec::new(), 0);
+    for ours in this.good() {
+        let Some(theirs) = other.good().find(|round| round.seed == ours.seed) else {
+            continue;
+        };
+        let (Some(our_ms), Some(their_ms)) = (ours.ms.get(span), theirs.ms.get(span)) else {
+            continue;
+        };
+        if ours.phase.abs_diff(theirs.phase) > PHASE_APART_MAX {
+            dropped += 1;
+        } else if *their_ms > 0 {
+            ratios.push(Duration::from_secs_f64(*our_ms as f64 / *their_ms as f64));
+        }
+    }
+    let ratio = stats(span, &ratios);
+    Paired { ratio, dropped }
 }
 
 /// A measurement and the model, which plays as many rounds as its budget has.
@@ -185,26 +242,37 @@ pub fn calibrate(
     play(scenario, &drill, WorldKind::Core, &seeds, &mut |played| {
         rounds.push(played.round);
     })?;
-    Ok(compare(&measured.stats(), &of_rounds(rounds.iter())))
+    let kernel = (measured.stats(), measured.good().count());
+    let model = (of_rounds(rounds.iter()), rounds.len());
+    Ok(compare(&kernel, &model))
 }
 
-/// The same spans of a measurement and of rounds of the model.
+/// The spans of a measurement and of rounds of the model, each with how many rounds there are.
 #[must_use]
-pub fn compare(kernel: &[Stats], model: &[Stats]) -> Vec<Compared> {
-    let compared = kernel.iter().map(|kernel| {
-        let model = model
-            .iter()
-            .find(|other| other.span == kernel.span)
-            .cloned();
-        let floored = |stats: &Stats| stats.p50_ms.max(RESOLUTION_MS);
-        let ratio = model.as_ref().map(|model| floored(model) / floored(kernel));
-        let span = SPANS.iter().find(|span| span.name == kernel.span);
-        Compared {
-            kernel: kernel.clone(),
-            model,
-            ratio,
-            calibrated: span.is_some_and(|span| span.calibrated),
+pub fn compare(kernel: &(Vec<Stats>, usize), model: &(Vec<Stats>, usize)) -> Vec<Compared> {
+    let compared = SPANS.iter().filter_map(|span| {
+        let of = |stats: &[Stats]| stats.iter().find(|stats| stats.span == span.name).cloned();
+        let found = (of(&kernel.0), of(&model.0));
+        if let (None, None) = found {
+            return None;
         }
+        let floored = |stats: &Stats| stats.p50_ms.max(RESOLUTION_MS);
+        let both = found.1.as_ref().zip(found.0.as_ref());
+        let ratio = both.map(|(model, kernel)| floored(model) / floored(kernel));
+        let half = |stats: &Option<Stats>, rounds: usize| {
+            stats
+                .as_ref()
+                .is_some_and(|stats| 2 * stats.rounds >= rounds)
+        };
+        let usual = half(&found.0, kernel.1) || half(&found.1, model.1);
+        Some(Compared {
+            span: span.name,
+            kernel: found.0,
+            model: found.1,
+            ratio,
+            calibrated: span.calibrated,
+            usual,
+        })
     });
     compared.collect()
 }
@@ -222,7 +290,7 @@ mod tests {
     #[test]
     fn medians_that_are_too_far_apart_disagree() {
         let agree = |kernel: &[u64], model: &[u64]| {
-            let compared = compare(&of(kernel), &of(model));
+            let compared = compare(&(of(kernel), kernel.len()), &(of(model), model.len()));
             compared.iter().all(Compared::agrees)
         };
         assert!(agree(&[20, 25, 30], &[24, 28, 30]));
@@ -230,7 +298,11 @@ mod tests {
         assert!(!agree(&[20, 25, 30], &[39, 40, 41]));
         assert!(!agree(&[20, 25, 30], &[]));
         // Two rounds are no measurement.
-        assert!(agree(&[20, 25], &[1, 2, 3]));
+        assert!(!agree(&[20, 25], &[20, 22, 25]));
+        assert!(!agree(&[], &[20, 22, 25]));
+        // What hardly a round has may be missing in the other.
+        let rare = compare(&(Vec::new(), 10), &(of(&[20]), 10));
+        assert!(rare.iter().all(Compared::agrees));
     }
 
     #[test]
@@ -242,6 +314,8 @@ mod tests {
             lost,
             unknown: 1,
             ms: BTreeMap::from([(RTO.to_owned(), 24_000)]),
+            cut_short: false,
+            violations: Vec::new(),
         };
         let mut measured = Measurement {
             scenario: "failover-soft".to_owned(),
@@ -257,5 +331,37 @@ mod tests {
         assert_eq!((read.rounds.len(), read.lost()), (2, 2));
         assert_eq!(read.stats()[0].span, RTO);
         assert!(Measurement::from_json("{}").is_err());
+        // A round that failed takes the place of the good one of its seed, and is no time.
+        measured.add(RoundNumbers {
+            cut_short: true,
+            ..round(3, 5)
+        });
+        assert_eq!((measured.failed(), measured.lost()), (1, 5));
+        assert_eq!(measured.times(RTO).len(), 1);
+    }
+
+    #[test]
+    fn rounds_of_one_seed_are_a_pair_unless_their_phases_are_apart() {
+        let of = |phases: [u32; 3]| Measurement {
+            scenario: "failover-soft".to_owned(),
+            digest: "0".to_owned(),
+            transport: Transport::Mesh,
+            rounds: (0..)
+                .zip(phases)
+                .map(|(seed, phase)| RoundNumbers {
+                    seed,
+                    phase,
+                    acknowledged: 1,
+                    lost: 0,
+                    unknown: 0,
+                    ms: BTreeMap::from([(RTO.to_owned(), 20_000)]),
+                    cut_short: false,
+                    violations: Vec::new(),
+                })
+                .collect(),
+        };
+        let found = paired(&of([0, 100, 500]), &of([50, 151, 500]), RTO);
+        assert_eq!(found.ratio.map(|ratio| ratio.rounds), Some(2));
+        assert_eq!(found.dropped, 1);
     }
 }

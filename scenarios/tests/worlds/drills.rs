@@ -6,9 +6,9 @@ use std::io::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use holdfast_chaos::DrillScenario;
-use holdfast_chaos::drill::measured::{Measurement, RATIO_MAX, calibrate};
+use holdfast_chaos::drill::measured::{Measurement, RATIO_MAX, ROUNDS_MIN, calibrate};
 use holdfast_chaos::drill::play::{PlayedRound, play};
-use holdfast_chaos::drill::stats::of_rounds;
+use holdfast_chaos::drill::stats::{Stats, of_rounds};
 use holdfast_plan::WorldKind;
 use libtest_mimic::{Failed, Trial};
 
@@ -32,6 +32,22 @@ pub fn trials(drills: &[Arc<DrillScenario>]) -> Vec<Trial> {
             trials.push(trial.with_ignored_flag(later));
         }
     }
+    let missing = library::unmeasured(drills);
+    let named = move || {
+        if !missing.is_empty() {
+            let names = missing.join(", ");
+            let _ = writeln!(std::io::stderr(), "no measurement of: {names}");
+        }
+        all_measured(&missing, &library::UNMEASURED)
+    };
+    trials.push(Trial::test("calibration/every-drill-is-measured", named));
+    trials.push(Trial::test(
+        "calibration/a-drill-without-a-measurement-is-seen",
+        || match all_measured(&["new".to_owned()], &["old"]) {
+            Ok(()) => Err("nobody missed it".into()),
+            Err(_) => all_measured(&["old".to_owned()], &["old"]),
+        },
+    ));
     for (name, drill, measured) in library::measured(drills) {
         let name = format!("calibration/{name}");
         trials.push(Trial::test(name, move || agree(&drill, &measured)));
@@ -93,18 +109,39 @@ fn note(drill: &DrillScenario, world: WorldKind, rounds: &[PlayedRound]) {
     table.insert(name, line);
 }
 
-/// The model and what was measured, within [`RATIO_MAX`] in the median.
+/// Every drill has a measurement, but for those that are still to be recorded.
+fn all_measured(missing: &[String], exempt: &[&str]) -> Result<(), Failed> {
+    let wrong: Vec<&str> = missing
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !exempt.contains(name))
+        .collect();
+    match wrong.as_slice() {
+        [] => Ok(()),
+        names => Err(format!("no measurement of {}, and not exempt", names.join(", ")).into()),
+    }
+}
+
+/// The model and what was measured of the drill as it is, within [`RATIO_MAX`] in the median.
 fn agree(drill: &DrillScenario, measured: &Measurement) -> Result<(), Failed> {
+    if measured.digest != drill.digest() {
+        return Err("the scenario has changed since it was measured: record it again".into());
+    }
+    if measured.good().count() < ROUNDS_MIN {
+        return Err(format!("fewer than {ROUNDS_MIN} good rounds were measured").into());
+    }
     let compared = calibrate(drill, measured).map_err(|error| error.to_string())?;
     let mut text = String::new();
     for span in compared.iter().filter(|span| !span.agrees()) {
-        let model = span.model.as_ref().map(|model| model.p50_ms / 1e3);
-        let model = model.map_or_else(|| "never".to_owned(), |s| format!("{s:.2} s"));
+        let words = |stats: &Option<Stats>| match stats {
+            None => "never".to_owned(),
+            Some(stats) => format!("{:.2} s ({} rounds)", stats.p50_ms / 1e3, stats.rounds),
+        };
+        let (kernel, model) = (words(&span.kernel), words(&span.model));
         let _ = write!(
             text,
-            "\n  {}: {:.2} s in the kernel, {model} in the model",
-            span.kernel.span,
-            span.kernel.p50_ms / 1e3
+            "\n  {}: {kernel} in the kernel, {model} in the model",
+            span.span
         );
     }
     match text.is_empty() {
