@@ -59,15 +59,17 @@ fn round() -> Round {
     };
     let mut history = History::default();
     for (id, at) in (0..).zip((0..10).chain(34..60)) {
-        history.writes.push(Write {
-            id,
-            member: "worker-1".to_owned(),
-            asked: s(at),
-            ended: s(at) + Duration::from_millis(5),
-            outcome: Outcome::Acknowledged,
-            server: Some("127.50.0.2 timeline 1".to_owned()),
-            error: None,
-        });
+        for worker in 0..3 {
+            history.writes.push(Write {
+                id: 1_000 * worker + id,
+                member: format!("worker-{}", worker + 1),
+                asked: s(at),
+                ended: s(at) + Duration::from_millis(5),
+                outcome: Outcome::Acknowledged,
+                server: Some("127.50.0.2 timeline 1".to_owned()),
+                error: None,
+            });
+        }
     }
     history.writes.push(Write {
         id: 900,
@@ -82,7 +84,7 @@ fn round() -> Round {
         .filter(|w| w.outcome == Outcome::Acknowledged);
     let there = there.map(|w| Found { id: w.id, times: 1 }).collect();
     history.found = Some(there);
-    for (at, wrote, read) in [(1, Some(7), None), (3, None, Some(7))] {
+    for (at, wrote, read) in [(1, Some(7), None), (3, None, Some(7)), (40, None, Some(7))] {
         history.register.push(RegisterOp {
             client: 1,
             asked: s(at),
@@ -162,7 +164,7 @@ fn a_lost_a_double_an_invented_and_a_failed_row_are_each_seen() {
         })),
         wrong
     );
-    let failed = |r: &mut Round| r.history.writes[4].outcome = Outcome::Failed;
+    let failed = |r: &mut Round| r.history.writes[12].outcome = Outcome::Failed;
     assert_eq!(judged(failed), wrong);
     let mut round = round();
     found(&mut round).remove(4);
@@ -170,7 +172,7 @@ fn a_lost_a_double_an_invented_and_a_failed_row_are_each_seen() {
     assert_eq!(verdict.exit_code(), FailureClass::Correctness.exit_code());
     let detail = &verdict.violations[0].detail;
     assert!(
-        detail.starts_with("1 of 36 acknowledged writes lost: 4 (asked at 4.000s"),
+        detail.starts_with("1 of 108 acknowledged writes lost: 1001 (asked at 1.000s"),
         "{detail}"
     );
 }
@@ -179,6 +181,12 @@ fn a_lost_a_double_an_invented_and_a_failed_row_are_each_seen() {
 fn a_stale_read_two_primaries_and_an_unwanted_failover_are_seen() {
     let stale = |r: &mut Round| r.history.register[1].read = Some(0);
     assert_eq!(judged(stale), [(FailureClass::Correctness, "linearizable")]);
+    let late = |r: &mut Round| r.history.register[2].asked = s(20);
+    assert_eq!(judged(late), [(FailureClass::Harness, "linearizable")]);
+    let early = |r: &mut Round| {
+        r.history.register.remove(1);
+    };
+    assert_eq!(judged(early), [(FailureClass::Harness, "linearizable")]);
     let nobody = |r: &mut Round| r.history.register.clear();
     assert_eq!(judged(nobody), [(FailureClass::Harness, "linearizable")]);
     let two = |r: &mut Round| r.two_primaries_ms = 1;
@@ -209,6 +217,43 @@ fn what_takes_too_long_or_comes_back_by_a_copy_is_seen() {
     assert_eq!(judged(copy), [(FailureClass::Liveness, "rejoin")]);
     let unseen = |r: &mut Round| r.rejoins.clear();
     assert_eq!(judged(unseen), [(FailureClass::Liveness, "rejoin")]);
+}
+
+/// The writes through one endpoint that were over within some seconds failed.
+fn fail(round: &mut Round, member: &str, within: std::ops::Range<u64>) {
+    for write in &mut round.history.writes {
+        if write.member == member && within.contains(&write.ended.as_secs()) {
+            write.outcome = Outcome::Failed;
+            let found = round.history.found.as_mut().unwrap();
+            found.retain(|row| row.id != write.id);
+        }
+    }
+}
+
+#[test]
+fn a_worker_whose_endpoint_never_finds_the_new_leader_is_seen() {
+    let wrong = [(FailureClass::Liveness, "write-gap")];
+    assert_eq!(judged(|r| fail(r, "worker-3", 34..45)), wrong);
+    // Whoever was struck has until all is whole.
+    assert_eq!(judged(|r| fail(r, "worker-1", 34..50)), []);
+    assert_eq!(judged(|r| fail(r, "worker-1", 34..60)), wrong);
+    let mut blind = round();
+    fail(&mut blind, "worker-3", 34..60);
+    let verdict = judge(&failover(), &blind);
+    assert_eq!(seen(&verdict), [wrong[0], wrong[0]]);
+    let detail = &verdict.violations[0].detail;
+    assert!(detail.contains("through worker-3 from 9.005s"), "{detail}");
+}
+
+#[test]
+fn a_worker_that_did_not_write_before_the_blow_or_not_at_all_is_seen() {
+    let wrong = [(FailureClass::Harness, "played")];
+    assert_eq!(judged(|r| fail(r, "worker-1", 0..10)), wrong);
+    let gone = |r: &mut Round| {
+        fail(r, "worker-2", 0..60);
+        r.history.writes.retain(|write| write.member != "worker-2");
+    };
+    assert_eq!(judged(gone), wrong);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What must hold of a round.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_plan::drill::{Blow, Point, Round, Synchronous};
 use holdfast_workload::check::{Gap, durability, linearizable, write_gap};
-use holdfast_workload::{Durability, Outcome, Verdict};
+use holdfast_workload::{Durability, History, Outcome, Verdict, Write};
 use serde::Serialize;
 
 use super::{DrillScenario, Outside};
@@ -116,6 +117,8 @@ pub fn judge(scenario: &DrillScenario, round: &Round) -> DrillVerdict {
     judge.primaries();
     judge.failovers();
     judge.gap();
+    judge.gaps_of_members();
+    judge.ends_whole();
     judge.whole();
     judge.rejoin();
     let mut verdict = judge.verdict;
@@ -125,7 +128,7 @@ pub fn judge(scenario: &DrillScenario, round: &Round) -> DrillVerdict {
     verdict
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     fn wrong(&mut self, class: FailureClass, oracle: &'static str, detail: impl Into<String>) {
         self.verdict.violations.push(DrillViolation {
             class,
@@ -139,6 +142,24 @@ impl Judge<'_> {
         for crash in &self.round.crashes {
             self.wrong(FailureClass::Crash, "crash", crash);
         }
+    }
+
+    /// Every member through whose endpoint somebody wrote, in order.
+    fn members(&self) -> BTreeSet<&'a str> {
+        let writes = &self.round.history.writes;
+        writes.iter().map(|write| write.member.as_str()).collect()
+    }
+
+    /// Members through whose endpoint no write that is `wanted` was acknowledged.
+    fn silent(&self, wanted: impl Fn(&Write) -> bool) -> Vec<&'a str> {
+        let writes = &self.round.history.writes;
+        let heard: BTreeSet<&str> = writes
+            .iter()
+            .filter(|write| write.outcome == Outcome::Acknowledged && wanted(write))
+            .map(|write| write.member.as_str())
+            .collect();
+        let members = self.members();
+        members.difference(&heard).copied().collect()
     }
 
     /// There was a blow, writes before it, and somebody who read what is there: otherwise nothing
@@ -160,10 +181,14 @@ impl Judge<'_> {
             let detail = format!("it ended before its cluster was whole{}", why());
             self.wrong(FailureClass::Liveness, "whole", detail);
         }
-        let before =
-            |w: &&holdfast_workload::Write| w.outcome == Outcome::Acknowledged && w.ended <= fault;
-        if round.history.writes.iter().filter(before).count() == 0 {
-            let detail = "no write was acknowledged before the blow";
+        let silent = self.silent(|write| write.ended <= fault);
+        let workers = usize::from(self.scenario.drill().workers);
+        let (written, silent) = (self.members().len(), silent.join(", "));
+        if written < workers {
+            let detail = format!("{written} of {workers} workers wrote");
+            self.wrong(FailureClass::Harness, "played", detail);
+        } else if !silent.is_empty() {
+            let detail = format!("no write was acknowledged before the blow at {silent}");
             self.wrong(FailureClass::Harness, "played", detail);
         }
         if !self.verdict.durability.read {
@@ -286,11 +311,37 @@ impl Judge<'_> {
                 let detail = "nobody used the register";
                 self.wrong(FailureClass::Harness, "linearizable", detail);
             }
-            Verdict::Linearizable { .. } => {}
+            Verdict::Linearizable { .. } => self.reads(),
             Verdict::Violated { why } => {
                 self.wrong(FailureClass::Correctness, "linearizable", why);
             }
             Verdict::Unchecked { why } => self.wrong(FailureClass::Harness, "linearizable", why),
+        }
+    }
+
+    /// Without a read on either side of the blow nobody would have seen a register that forgot.
+    fn reads(&mut self) {
+        let round = self.round;
+        let read = |when: &dyn Fn(Duration, Duration) -> bool| {
+            let mut register = round.history.register.iter();
+            register.any(|op| {
+                op.outcome == Outcome::Acknowledged && op.read.is_some() && when(op.asked, op.ended)
+            })
+        };
+        let mut missing = Vec::new();
+        if let Some(fault) = round.at(Point::Fault)
+            && !read(&|_, ended| ended <= fault)
+        {
+            missing.push("before the blow");
+        }
+        if let Some(first) = round.at(Point::FirstAcknowledged)
+            && !read(&|asked, _| asked >= first)
+        {
+            missing.push("after the first write that followed it");
+        }
+        if !missing.is_empty() {
+            let detail = format!("no read of the register {}", missing.join(" and "));
+            self.wrong(FailureClass::Harness, "linearizable", detail);
         }
     }
 
@@ -338,6 +389,57 @@ impl Judge<'_> {
             self.wrong(FailureClass::Liveness, "write-gap", detail);
         } else if length > bound {
             let detail = format!("{length:.3}s from {from:.3}s on, expected at most {bound:.3}s");
+            self.wrong(FailureClass::Liveness, "write-gap", detail);
+        }
+    }
+
+    /// Whoever was not struck writes again in time, through each endpoint: the gap of all is over
+    /// with the first that has found the new leader.
+    fn gaps_of_members(&mut self) {
+        let Some(fault) = self.round.at(Point::Fault) else {
+            return;
+        };
+        let file = self.scenario.file();
+        let bound = file.expect.write_gap.unwrap_or(file.drill.write_bound);
+        if self.verdict.gap.is_some_and(|gap| gap.length() > bound.0) {
+            return; // of all, which is told
+        }
+        let round = self.round;
+        for member in self.members() {
+            if round.struck.iter().any(|struck| struck == member) {
+                continue;
+            }
+            let writes = round.history.writes.iter();
+            let own = History {
+                writes: writes.filter(|w| w.member == member).cloned().collect(),
+                ..History::default()
+            };
+            let gap = write_gap(&own, fault);
+            if gap.length() > bound.0 {
+                let (from, length) = (gap.from.as_secs_f64(), gap.length().as_secs_f64());
+                let detail = format!(
+                    "{length:.3}s through {member} from {from:.3}s on, expected at most {bound}"
+                );
+                self.wrong(FailureClass::Liveness, "write-gap", detail);
+            }
+        }
+    }
+
+    /// Once all is whole every endpoint leads to the leader again, also that of a member that was
+    /// struck; if writers ran on for longer than one write may take.
+    fn ends_whole(&mut self) {
+        let Some(whole) = self.round.at(Point::Whole) else {
+            return;
+        };
+        let deadline = self.scenario.file().drill.deadline.0;
+        let last = self.round.history.writes.iter().map(|write| write.ended);
+        if last.max().is_none_or(|last| last < whole + deadline) {
+            return;
+        }
+        let silent = self.silent(|write| write.ended >= whole).join(", ");
+        if !silent.is_empty() {
+            let detail =
+                format!("no write was acknowledged after the cluster was whole at {silent}");
             self.wrong(FailureClass::Liveness, "write-gap", detail);
         }
     }

@@ -9,7 +9,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use holdfast_plan::drill::{Blow, Heal, Mark, Point, Round, Synchronous, Target};
+use holdfast_workload::Outcome;
 
+use crate::clients::Statement;
 use crate::draw::At;
 use crate::kv::{Set, SyncKey, bit};
 use crate::pg::{Control, Names, State};
@@ -21,6 +23,9 @@ use crate::world::{BEGIN, World};
 
 /// Writers write for so long before anything else, so that there is something to lose.
 const WARM_UP: At = 1_500_000;
+/// Writers go on for at most so long once the cluster is whole: an endpoint that has not found the
+/// leader by then is lost.
+const RUN_ON_MAX: At = 30_000_000;
 /// How often the conductor looks whether the cluster is whole.
 const LOOKS: At = 200_000;
 
@@ -251,7 +256,34 @@ async fn conduct(shared: Shared, seed: u64) {
         }
         sleep(&shared, LOOKS).await;
     }
+    run_on(&shared).await;
     end(&shared).await;
+}
+
+/// Writers go on until each endpoint has led to the leader again, and the register was read since
+/// the blow.
+async fn run_on(shared: &Shared) {
+    let from = shared.borrow().agenda.now;
+    if shared.borrow().seen.cut_short {
+        return;
+    }
+    let members = shared.borrow().settings.members;
+    shared.borrow_mut().seen.watches_writes = true;
+    until(shared, RUN_ON_MAX, |world| {
+        let rows = &world.clients.records.rows;
+        let late = rows.iter().rev().take_while(|record| record.ended >= from);
+        let done = late.filter(|record| record.outcome == Outcome::Acknowledged);
+        let workers = done.fold(0, |set: Set, record| set | bit(record.worker));
+        let first = world.seen.first_acknowledged;
+        let mut register = world.clients.records.register.iter().rev();
+        let read = register.any(|record| {
+            record.statement == Statement::Read
+                && record.outcome == Outcome::Acknowledged
+                && Some(record.asked) >= first
+        });
+        (read && workers.count_ones() as usize == members).then_some(())
+    })
+    .await;
 }
 
 /// Writers end what they began; then everything is read.
