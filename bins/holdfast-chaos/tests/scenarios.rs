@@ -96,7 +96,7 @@ fn scenarios_without_a_problem_are_counted() {
 #[test]
 fn the_schema_is_json() {
     let schema: Value = serde_json::from_str(&meet().run(&["check", "--schema"]).ok()).unwrap();
-    assert!(schema["properties"]["node"].is_object());
+    assert!(schema["else"]["properties"]["node"].is_object());
 }
 
 #[test]
