@@ -218,7 +218,7 @@ impl<'a> Judge<'a> {
             )),
             _ => {}
         }
-        let warned = |w: &&holdfast_workload::Write| {
+        let warned = |w: &&Write| {
             let told = w.error.as_ref().is_some_and(|e| e.contains(WARNING));
             w.outcome == Outcome::Unknown && told
         };

@@ -1,11 +1,11 @@
 //! The database of a member: Patroni as a child, what the cluster says of itself, and the
 //! endpoints. What must hold is in `docs/postgres.md`.
 //!
-//! * [`child`]: Patroni, before whose start a guard looks; [`postmaster`]: what it may leave behind;
-//!   [`fence`]: ends that when nobody manages it.
-//! * [`endpoints`]: where clients come in, on every machine that has the table.
-//! * [`follow`]: the status, and the role tags of the registered service.
-//! * [`parts`]: what the crate `holdfast_postgres` does for all of them.
+//! * `child`: Patroni, before whose start a guard looks; `postmaster`: what it may leave behind;
+//!   `fence`: ends that when nobody manages it.
+//! * `endpoints`: where clients come in, on every machine that has the table.
+//! * `follow`: the status, and the role tags of the registered service.
+//! * `parts`: what the crate `holdfast_postgres` does for all of them.
 
 mod child;
 mod endpoints;

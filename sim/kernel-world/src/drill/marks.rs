@@ -363,7 +363,7 @@ fn rejoin(story: &Story, fault: Duration, member: usize) -> Option<Rejoin> {
     // A copy and a rewind end in a replay.
     let said = |words: &[&str]| story.line(member, fault, words).is_some();
     let mut kinds = kinds.into_iter();
-    kinds.find_map(|(kind, words)| said(&words).then_some(kind))
+    kinds.find_map(|(kind, words)| said(words).then_some(kind))
 }
 
 #[cfg(test)]
