@@ -12,6 +12,9 @@ use std::process::Stdio;
 use common::{Folder, Ran};
 use serde_json::Value;
 
+/// The Python of the clients that people connect with; `deploy/setup.sh test` puts it there.
+const CLIENTS: &str = "/opt/holdfast/clients/bin/python";
+
 /// A cluster of its own, removed with the value.
 struct Dev {
     folder: Folder,
@@ -54,6 +57,31 @@ impl Dev {
         serde_json::from_str(&ran.out).unwrap()
     }
 
+    /// What people connect with, at both endpoints as a node sees them, plain and over TLS.
+    fn try_clients(&self, node: &str) {
+        let own = format!("/run/holdfast-lab/{}/dev/{node}", self.prefix);
+        let password = format!("{own}/secrets/postgres-superuser.password");
+        let ca = format!("{own}/run/ca.pem");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/clients/check.py");
+        let endpoints = [
+            "--primary",
+            "127.10.0.1:5432",
+            "--replica",
+            "127.10.0.2:5432",
+        ];
+        let login = [
+            "--user",
+            "postgres",
+            "--password-file",
+            &password,
+            "--ca",
+            &ca,
+        ];
+        let command = ["exec", node, "--", CLIENTS, script];
+        let out = self.run(&[&command[..], &endpoints, &login].concat()).ok();
+        assert_eq!(out.matches("ok (plain, verify-full)").count(), 5, "{out}");
+    }
+
     /// One value, through the primary's endpoint.
     fn ask(&self, sql: &str) -> String {
         let psql = [
@@ -83,9 +111,10 @@ fn without_database() -> Option<String> {
     let mut patroni = std::process::Command::new("patroni");
     let patroni = patroni.arg("--version").stdout(Stdio::null()).status();
     let patroni = patroni.is_ok() || Path::new("/opt/holdfast/bin/patroni").exists();
-    let missing = match (server, patroni) {
-        (false, _) => "PostgreSQL",
-        (_, false) => "Patroni",
+    let missing = match (server, patroni, Path::new(CLIENTS).exists()) {
+        (false, ..) => "PostgreSQL",
+        (_, false, _) => "Patroni",
+        (.., false) => "what deploy/clients lists",
         _ => return None,
     };
     Some(format!("{missing} is not installed: run `make setup`"))
@@ -102,6 +131,7 @@ fn a_killed_leader_costs_no_acknowledged_row_and_comes_back() {
     assert_eq!(dev.ask("SELECT x FROM t"), "42");
     let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     assert_eq!(dev.ask(ssl), "t");
+    dev.try_clients("worker-3");
 
     let seen = dev.json(&["kill", "leader", "--json"]);
     assert_eq!(seen["rows"]["lost"], 0, "{seen}");
