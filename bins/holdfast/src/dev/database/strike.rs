@@ -115,10 +115,7 @@ fn freeze(mesh: &Mesh, node: &str) -> anyhow::Result<()> {
         // Where there are no groups that freeze: their parents are told, and nothing else differs.
         return signal(mesh, node, libc::SIGSTOP);
     };
-    freezer.take(&mesh.lab.pids(node)?);
-    freezer.freeze()?;
-    // What was started meanwhile stands still as it is taken in.
-    freezer.take(&mesh.lab.pids(node)?);
+    freezer.freeze_all(|| mesh.lab.pids(node))?;
     // It outlives this process: `heal` thaws, and `down` does before it removes.
     std::mem::forget(freezer);
     Ok(())
