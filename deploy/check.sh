@@ -32,7 +32,7 @@ stage_build() {
   cargo test --workspace --locked --no-run
 }
 stage_test() {
-  cargo test --workspace --exclude holdfast-scenarios --locked || return 1
+  cargo test --workspace --exclude holdfast-scenarios --locked --no-fail-fast || return 1
   # Under CI=true they fail instead.
   [ -x "${CONSUL_BIN:-$HOLDFAST_CACHE/tools/bin/consul}" ] ||
     echo "test: NO CONSUL: the contract of the key-value store was not checked against it"

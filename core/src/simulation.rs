@@ -176,11 +176,13 @@ pub const MARKS: &[&str] = &[
     // Our own addresses, and the relays.
     "gather/address-changed",
     "gather/mapping-changed",
+    "gather/doubt-again",
     "gather/tcp-tried",
     "turn/allocated",
     "turn/allocated-again",
     "turn/lost",
     "turn/channel-bound",
+    "turn/channel-mismatch",
     "turn/permission-asked",
     // Streams.
     "stream/not-allowed",

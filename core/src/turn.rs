@@ -49,6 +49,8 @@ const SETUP_MAX: Duration = Duration::from_secs(8);
 /// The peer's address is the problem, not our allocation (RFC 8656 section 19): Forbidden, Peer
 /// Address Family Mismatch.
 const FORBIDDEN: [u16; 2] = [403, 443];
+/// The server knows no allocation of ours where the request comes from (RFC 8656 section 19).
+const ALLOCATION_MISMATCH: u16 = 437;
 /// Permissions for nobody that one allocation may get, to see that it is alive. They are
 /// refreshed with the others, so there are few; when all are used, a refresh has to tell.
 const VERIFICATIONS_MAX: u8 = 16;
@@ -113,7 +115,7 @@ pub struct Turn {
     permissions: BTreeSet<IpAddr>,
     channels: BTreeMap<SocketAddr, Channel>,
     peers: BTreeMap<u16, SocketAddr>,
-    /// The last error that the server answered with (RFC 8489 section 14.8).
+    /// The error that the message at hand answers with (RFC 8489 section 14.8).
     error: Option<u16>,
     tcp_unsent: usize,
     tcp_unread: BytesMut,
@@ -288,11 +290,9 @@ impl Turn {
             relayed(peer, data);
             return;
         }
-        if let Ok(message) = Message::from_bytes(&data)
-            && let Ok(error) = message.attribute::<ErrorCode>()
-        {
-            self.error = Some(error.code());
-        }
+        let message = Message::from_bytes(&data).ok();
+        let error = message.and_then(|message| message.attribute::<ErrorCode>().ok());
+        self.error = error.map(|error| error.code());
         let at = self.at(now.mono);
         let transport = match self.server.transport {
             TurnTransport::Udp => TransportType::Udp,
@@ -309,6 +309,7 @@ impl Turn {
             relayed(found.peer, BytesMut::from(found.data()));
         }
         self.pump(now);
+        self.error = None;
     }
 
     /// ChannelData (RFC 8656 section 12.4): the peer, and how many bytes follow the header.
@@ -359,7 +360,6 @@ impl Turn {
                 None => false,
             });
         if let (Some(client), Some(ip)) = (&mut self.client, unused) {
-            self.error = None;
             // One that is on its way already is as good.
             let _ = client.create_permission(TransportType::Udp, ip, at);
             self.pump(now);
@@ -542,6 +542,13 @@ impl Turn {
             TurnEvent::ChannelCreated(_, peer) => {
                 mark!("turn/channel-bound");
                 self.channel_bound(now, peer);
+            }
+            // The server no longer knows the allocation, or the NAT forgot us.
+            TurnEvent::ChannelCreateFailed(..)
+                if self.state == TurnState::Ready && self.error == Some(ALLOCATION_MISMATCH) =>
+            {
+                mark!("turn/channel-mismatch");
+                self.give_up(now, "the server knows no allocation of ours");
             }
             TurnEvent::ChannelCreateFailed(_, peer) => self.channel_lost(now, peer),
             // The server no longer knows the allocation: it was restarted.

@@ -25,7 +25,8 @@ const TCP_AFTER: Duration = Duration::from_millis(350);
 /// A NAT that gives out another address with each answer does not make us leave the brokers
 /// each time.
 const CHANGE_EVERY: Duration = Duration::from_secs(3);
-/// Paths of several links die together, for one reason: the servers are asked once.
+/// Paths of several links die together, for one reason: the servers are asked once, and once more
+/// after this time, for the answer may be older than what killed the last of them.
 const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams for servers that wait to be sent at a time: they leave with the next poll, and a
 /// TURN server is asked once per peer's address.
@@ -46,6 +47,8 @@ pub struct Gather {
     udp_heard: bool,
     /// When the servers were last asked because a path died.
     doubted_at: Option<Instant>,
+    /// When they are to be asked again, because another path died soon after.
+    doubt_again_at: Option<Instant>,
     /// When a change of our public address was last told.
     changed_at: Option<Instant>,
     /// Whether our candidates have to be worked out again.
@@ -83,6 +86,7 @@ impl Gather {
             udp_doubted: false,
             udp_heard: false,
             doubted_at: None,
+            doubt_again_at: None,
             changed_at: None,
             dirty: false,
             candidates: Vec::new(),
@@ -243,6 +247,11 @@ impl Gather {
             if known && !self.changed_at.is_some_and(told) {
                 self.changed_at = Some(now.mono);
                 self.outputs.push_back(Output::NetworkChanged);
+                // What the NAT forgot for this server it may have forgotten for the relays.
+                for turn in &mut self.turn {
+                    turn.verify(now);
+                }
+                self.run(now);
             }
         }
         self.dirty |= news;
@@ -370,6 +379,9 @@ impl Gather {
                 }
             }
         }
+        if self.doubt_again_at.is_some_and(|at| at <= now.mono) {
+            self.doubt_servers(now);
+        }
         for turn in &mut self.turn {
             if turn.deadline().is_some_and(|at| at <= now.mono) {
                 turn.handle_deadline(now);
@@ -399,6 +411,7 @@ impl Gather {
             (stun, "ask a STUN server"),
             (turn, "TURN allocation"),
             (self.tcp_at, "try TURN over TCP"),
+            (self.doubt_again_at, "ask the servers again"),
         ]
         .into_iter()
         .filter_map(|(at, why)| Some((at?, why)))
@@ -409,11 +422,18 @@ impl Gather {
     /// passes. All servers are asked at once; unless something answers over UDP, TURN is tried
     /// over TCP.
     pub fn path_died(&mut self, now: Now) {
-        let just_asked = |at: Instant| now.mono < at + DOUBT_EVERY;
-        if self.doubted_at.is_some_and(just_asked) {
-            return;
+        match self.doubted_at.map(|at| at + DOUBT_EVERY) {
+            Some(soonest) if now.mono < soonest => {
+                mark!("gather/doubt-again");
+                self.doubt_again_at = Some(soonest);
+            }
+            _ => self.doubt_servers(now),
         }
+    }
+
+    fn doubt_servers(&mut self, now: Now) {
         self.doubted_at = Some(now.mono);
+        self.doubt_again_at = None;
         for stun in &mut self.stun {
             stun.ask_now(now.mono);
         }

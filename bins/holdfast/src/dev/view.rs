@@ -172,23 +172,28 @@ fn children(status: &SidecarStatus) -> String {
     text
 }
 
-/// Whether the agent answers and knows a leader.
+/// Whether the agent answers and knows a leader, and the same page says which.
 pub fn consul_is_ready(status: &SidecarStatus) -> bool {
     let mut agents = status
         .children
         .iter()
         .filter(|child| child.name == "consul");
-    agents.any(|child| child.state == "ready")
+    agents.any(|child| child.state == "ready") && consul_leader(status).is_some()
+}
+
+/// The leader that the agent knows. An agent that was told its leader goes before it is asked again
+/// names none for a moment.
+fn consul_leader(status: &SidecarStatus) -> Option<&str> {
+    let leader = status.consul.as_ref()?.leader.as_deref();
+    leader.filter(|leader| !leader.is_empty())
 }
 
 fn consul(status: &SidecarStatus) -> Option<String> {
     let consul = status.consul.as_ref()?;
     let role = if consul.server { "server" } else { "client" };
-    let leader = consul.leader.as_deref().filter(|leader| !leader.is_empty());
-    Some(match (leader, consul_is_ready(status)) {
-        (Some(leader), true) => format!("{role}, leader {leader}"),
-        (None, true) => role.to_owned(),
-        (_, false) => format!("{role}, not ready"),
+    Some(match consul_leader(status) {
+        Some(leader) if consul_is_ready(status) => format!("{role}, leader {leader}"),
+        _ => format!("{role}, not ready"),
     })
 }
 

@@ -371,7 +371,7 @@ fn all_write(
     bound: Duration,
 ) -> Result<(), StageError> {
     let mut silent = Vec::new();
-    let written = scene.wait("every member's writers write", bound, || {
+    let written = scene.wait("every member's writers write, and the register is read", bound, || {
         silent = writers.silent(scene.ground, since);
         silent.is_empty().then_some(())
     });

@@ -92,9 +92,14 @@ impl Writers {
                     && write.asked >= since
             })
         };
+        let is_read = history.register.iter().any(|op| {
+            op.read.is_some() && op.outcome == Outcome::Acknowledged && op.asked >= since
+        });
         let members = ground.members().iter();
         let silent = members.filter(|member| !wrote(&member.name));
-        silent.map(|member| member.name.clone()).collect()
+        let silent = silent.map(|member| member.name.clone());
+        let unread = (!is_read).then(|| "the register's readers".to_owned());
+        silent.chain(unread).collect()
     }
 
     /// Which server took the last write that was asked for before that time.
