@@ -158,7 +158,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             streams_per_link: 1024,
-            stream_window: 1 << 20,
+            stream_window: 2 << 20,
             send_window: 16 << 20,
             datagram_buffer: 1 << 20,
             // Ethernet's 1500 less IPv4 (20), UDP (8) and a ChannelData header (4), less

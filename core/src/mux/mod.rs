@@ -190,7 +190,10 @@ impl Mux {
     }
 
     fn flush_control(&mut self, connection: &mut Connection) {
-        if let Some(id) = self.control
+        let Some(id) = self.control else {
+            return;
+        };
+        while !self.control_unsent.is_empty()
             && let Ok(written) = connection.send_stream(id).write(&self.control_unsent)
         {
             self.control_unsent.drain(..written);
@@ -424,8 +427,8 @@ impl Mux {
         }
     }
 
-    /// Take bytes from the front of `chunks`; returns how many. An error ends the stream in
-    /// both directions.
+    /// Take bytes from the front of `chunks`; returns how many. When it is not all of them, an event
+    /// tells of room for more. An error ends the stream in both directions.
     pub fn write(
         &mut self,
         connection: &mut Connection,
@@ -575,7 +578,18 @@ fn write_chunks(
     if let Ok(Some(code)) = stream.stopped() {
         return Err(WriteError::Stopped(code));
     }
-    stream.write_chunks(chunks).map(|written| written.bytes)
+    let mut written = 0;
+    // Until it takes no more: QUIC tells of new room only to a stream that it has refused, and a
+    // part that just fits what all streams may hold is no refusal.
+    while written == 0 || chunks.iter().any(|chunk| !chunk.is_empty()) {
+        match stream.write_chunks(chunks) {
+            Ok(taken) if taken.bytes == 0 => break,
+            Ok(taken) => written += taken.bytes,
+            Err(WriteError::Blocked) if written > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }
 
 fn send_large(connection: &mut Connection, source: u16, port: u16, payload: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use holdfast_core::mesh::{Received, ResetReason};
 use holdfast_core::status::LinkState;
 use holdfast_plan::NodeIndex;
 
-use crate::setup::{SECOND, assert_flows, home, settled};
+use crate::setup::{SECOND, assert_flows, home, settled, start_both, two_nats};
 use crate::world::{CLOSED, ECHO, FORBIDDEN, SINK, STOPPED, Steer, World};
 
 #[test]
@@ -119,6 +119,23 @@ fn a_stream_that_is_opened_and_closed_beside_a_bulk_transfer_loses_nothing() {
         bulk.iter()
             .all(|stream| world.app(0, *stream).reset.is_none())
     );
+}
+
+/// What fits of a write is no refusal to QUIC, which tells of room only after one.
+#[test]
+fn streams_that_share_a_full_send_window_all_go_on() {
+    let mut world = two_nats(84, home);
+    let limits = Limits {
+        send_window: 256 << 10,
+        ..Limits::default()
+    };
+    world.nodes[0].tuning.limits = limits;
+    start_both(&mut world);
+    for _ in 0..3 {
+        world.open(0, 1, SINK, 2_000_000, true);
+    }
+    let arrived = |world: &World| world.received_at(1, SINK) == 6_000_000;
+    world.until(SECOND * 60, arrived);
 }
 
 #[test]

@@ -224,12 +224,15 @@ impl App {
                 break;
             }
             match mesh.stream_write(now, stream, &mut [self.pending.clone()]) {
-                Ok(0) => return,
                 Ok(written) => {
                     self.sent += written as u64;
                     drop(self.pending.split_to(written));
                     if self.incoming {
                         self.echo_len -= written;
+                    }
+                    // As real applications: to be told of room is what was promised.
+                    if !self.pending.is_empty() {
+                        return;
                     }
                 }
                 Err(closed) => {

@@ -140,7 +140,7 @@ pub const MESH: &[Key] = &[
             Form::Integer,
             "Bytes of one stream that may arrive ahead of its reader.",
         ),
-        "1048576",
+        "2097152",
     ),
     with_default(
         key(
