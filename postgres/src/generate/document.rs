@@ -222,6 +222,9 @@ fn parameters() -> Map<String, Value> {
         // What ends a stream whose other end is gone are these, the scale of `ttl`.
         "wal_sender_timeout": "30s",
         "wal_receiver_timeout": "30s",
+        // A promotion that finds the walreceiver being started waits for this once more: 5 s, by
+        // default, of the time without a primary.
+        "wal_retrieve_retry_interval": "1s",
         "logging_collector": "off",
         "log_destination": "stderr",
         "log_line_prefix": "%m [%p] %q%u@%d ",

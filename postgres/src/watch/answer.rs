@@ -70,6 +70,10 @@ impl Answer {
             _ => return None,
         };
         let body: Body = serde_json::from_slice(body).ok()?;
+        // Its own query failed: it has the key or not, and cannot say more.
+        if body.state.as_deref() == Some("unknown") {
+            return None;
+        }
         let role = match body.role.as_deref() {
             // Patroni wrote `master` before version 4.
             Some("primary" | "master") => Role::Primary,
