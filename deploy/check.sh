@@ -80,6 +80,7 @@ stage_demo() {
   fi
   # A mesh of its own: the one that a user has up stays as it is.
   local -x HOLDFAST_DEV_PREFIX=hfci
+  deploy/demo.sh down >/dev/null 2>&1 || true
   make --no-print-directory demo
   local verdict=$?
   deploy/demo.sh down || verdict=1

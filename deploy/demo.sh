@@ -22,8 +22,11 @@ if [ "${1:-}" = down ]; then
   exit
 fi
 
-# What an earlier demonstration left, up or half made.
-dev down >/dev/null
+# A cluster that is up may hold what somebody put there; what is half made `up` removes.
+if dev status >/dev/null 2>&1; then
+  echo "a cluster is up: look around in it, or remove it with \`make demo-down\`" >&2
+  exit 1
+fi
 say up
 say psql -- -c 'CREATE TABLE greetings AS SELECT 1 AS id, $$hello from behind a NAT$$ AS text'
 say kill leader

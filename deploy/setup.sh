@@ -101,6 +101,14 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# What keeps packages from starting services and making clusters, taken back however we end.
+let_services_be() {
+  as_root rm -f "$no_cluster"
+  if [ "${masked:-}" = 1 ]; then
+    as_root systemctl --quiet unmask coturn.service 2>/dev/null || true
+  fi
+}
+
 install_packages() {
   have apt-get || die "please install: ${packages[*]} (Debian's names)"
   [ "$(id -u)" = 0 ] || have sudo || die "not root and no sudo: please install: ${packages[*]}"
@@ -108,11 +116,12 @@ install_packages() {
   # System V's scripts from starting, a mask systemd's.
   local coturn=0
   [[ " ${packages[*]} " == *" coturn "* ]] && coturn=1
+  no_cluster=/etc/postgresql-common/createcluster.d/holdfast.conf masked=0
+  trap let_services_be EXIT
   if [ $coturn = 1 ] && have systemctl; then
-    as_root systemctl --quiet mask coturn.service 2>/dev/null || true
+    as_root systemctl --quiet mask coturn.service 2>/dev/null && masked=1
   fi
   # PostgreSQL's package would make a cluster of its own.
-  local no_cluster=/etc/postgresql-common/createcluster.d/holdfast.conf
   if [[ " ${packages[*]} " == *" postgresql "* ]]; then
     as_root mkdir -p "${no_cluster%/*}"
     echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
@@ -126,9 +135,9 @@ install_packages() {
     as_root apt-get -qq update
     as_root "${apt[@]}" "${packages[@]}" >/dev/null
   fi
-  as_root rm -f "$no_cluster"
+  let_services_be
+  trap - EXIT
   if [ $coturn = 1 ] && have systemctl; then
-    as_root systemctl --quiet unmask coturn.service 2>/dev/null || true
     as_root systemctl --quiet disable coturn.service 2>/dev/null || true
   elif [ $coturn = 1 ] && have update-rc.d; then
     as_root update-rc.d coturn disable >/dev/null 2>&1 || true

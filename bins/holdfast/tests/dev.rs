@@ -114,7 +114,9 @@ fn a_cluster_comes_up_carries_a_request_and_goes_without_a_trace() {
 
     dev.run(&["down"]).ok();
     assert_eq!(dev.namespaces(), 0);
-    assert!(!Path::new("/run/holdfast-lab").join(&dev.prefix).exists());
+    for left in ["/run/holdfast-lab", "/var/lib/holdfast-dev"] {
+        assert!(!Path::new(left).join(&dev.prefix).exists(), "{left}");
+    }
     assert_eq!(dev.run(&["down"]).ok(), "there is no cluster to remove\n");
     assert_eq!(dev.run(&["status"]).code, 1);
 }

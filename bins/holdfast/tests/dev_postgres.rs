@@ -59,7 +59,7 @@ impl Dev {
 
     /// What people connect with, at both endpoints as a node sees them, plain and over TLS.
     fn try_clients(&self, node: &str) {
-        let own = format!("/run/holdfast-lab/{}/dev/{node}", self.prefix);
+        let own = format!("/var/lib/holdfast-dev/{}/{node}", self.prefix);
         let password = format!("{own}/secrets/postgres-superuser.password");
         let ca = format!("{own}/run/ca.pem");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/clients/check.py");

@@ -145,7 +145,7 @@ fn start(mesh: &Mesh, node: &str) -> anyhow::Result<ExitCode> {
 }
 
 fn down(prefix: &str) -> anyhow::Result<ExitCode> {
-    let existed = Lab::clean(prefix)?;
+    let existed = state::clean(prefix)?;
     output::print(match existed {
         true => "the cluster is removed\n",
         false => "there is no cluster to remove\n",
@@ -159,11 +159,12 @@ fn sweep() -> anyhow::Result<ExitCode> {
     for prefix in Lab::prefixes()? {
         // One that cannot be read is left for `down`.
         let half_made = Mesh::attach(&prefix).is_ok_and(|mesh| mesh.is_half_made());
-        if half_made && !Lab::maker_is_alive(&prefix)? && Lab::clean(&prefix)? {
+        if half_made && !Lab::maker_is_alive(&prefix)? && state::clean(&prefix)? {
             swept.push(prefix);
         }
     }
     for prefix in swept {
+        state::remove_disks(&prefix)?;
         output::print(&format!("{prefix} was left behind and is removed\n"))?;
     }
     Ok(ExitCode::SUCCESS)

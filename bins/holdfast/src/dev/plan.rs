@@ -74,8 +74,10 @@ pub struct Plan {
 
 /// What is known of a node once the lab is described.
 pub struct Place<'a> {
-    /// The folder that every node has one in.
+    /// The folder of what all nodes need.
     pub folder: &'a Path,
+    /// The folder that every node has its disk in.
+    pub disks: &'a Path,
     /// This program.
     pub program: &'a Path,
     /// The node's own address.
@@ -112,7 +114,7 @@ impl Plan {
     /// The configuration of the node with this ordinal.
     pub fn toml(&self, ordinal: u16, place: &Place<'_>) -> String {
         let role = self.role(ordinal);
-        let own = place.folder.join(format!("{role}-{ordinal}"));
+        let own = place.disks.join(format!("{role}-{ordinal}"));
         let mut out = format!("cluster = {CLUSTER:?}\nrole = \"{role}\"\n");
         if self.is_coordinator(ordinal) {
             let _ = writeln!(out, "ordinal = {ordinal}");
@@ -228,6 +230,7 @@ mod tests {
         };
         let place = Place {
             folder: Path::new("/run/lab/dev"),
+            disks: Path::new("/var/lib/dev"),
             program: Path::new("/usr/bin/holdfast"),
             address: Ipv4Addr::new(10, 1, 1, 2),
             gateways: &[Ipv4Addr::new(203, 0, 113, 101)],

@@ -1,6 +1,7 @@
 //! The mesh that is up: its lab, its folder, its processes.
 
 use std::fs::{self, Permissions};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -27,18 +28,45 @@ const MAKER: &str = "maker";
 /// One that forks while it is killed may leave a child: so often is looked for more.
 const KILL_ROUNDS_MAX: u32 = 50;
 
+/// Where nodes have their disks: databases need more than `/run` has, which is memory.
+const DISKS: &str = "/var/lib/holdfast-dev";
+
 /// A mesh on this machine.
 pub struct Mesh {
     /// Its namespaces.
     pub lab: Lab,
     folder: PathBuf,
+    disks: PathBuf,
+}
+
+/// Remove a cluster, its disks included. False if there was none.
+pub fn clean(prefix: &str) -> anyhow::Result<bool> {
+    let existed = Lab::clean(prefix)?;
+    remove_disks(prefix)?;
+    Ok(existed)
+}
+
+/// Only of a cluster whose namespaces, and so processes, are gone.
+pub fn remove_disks(prefix: &str) -> anyhow::Result<()> {
+    let disks = disks(prefix);
+    match fs::remove_dir_all(&disks) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", disks.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn disks(prefix: &str) -> PathBuf {
+    Path::new(DISKS).join(prefix)
 }
 
 impl Mesh {
     /// The mesh of a lab that is up.
     pub fn of(lab: Lab) -> Mesh {
         let folder = lab.folder().join("dev");
-        Mesh { lab, folder }
+        let disks = disks(lab.prefix());
+        Mesh { lab, folder, disks }
     }
 
     /// The mesh that is up.
@@ -103,7 +131,12 @@ impl Mesh {
 
     /// Where a node keeps everything: its disk.
     fn own_folder(&self, node: &str) -> PathBuf {
-        self.folder.join(node)
+        self.disks.join(node)
+    }
+
+    /// The folder that every node has its disk in.
+    pub fn disks(&self) -> &Path {
+        &self.disks
     }
 
     /// The certificate of the database's authority, as a node has it.
@@ -130,14 +163,13 @@ impl Mesh {
         fs::write(self.folder.join(DATABASE), text).context("cannot write the state")
     }
 
-    /// Let the database's user pass through the folders that its data is below of. What is in
-    /// them cannot be listed by others.
-    pub fn open_folders(&self) -> anyhow::Result<()> {
-        for folder in [self.lab.folder(), self.folder.clone()] {
-            fs::set_permissions(&folder, Permissions::from_mode(0o711))
-                .with_context(|| format!("cannot change the mode of {}", folder.display()))?;
-        }
-        Ok(())
+    /// Make the folder of disks, without those of an earlier cluster. The database's user has to
+    /// pass through it; what is in it cannot be listed by others.
+    pub fn make_disks(&self) -> anyhow::Result<()> {
+        remove_disks(self.lab.prefix())?;
+        fs::create_dir_all(&self.disks)
+            .and_then(|()| fs::set_permissions(&self.disks, Permissions::from_mode(0o711)))
+            .with_context(|| format!("cannot make {}", self.disks.display()))
     }
 
     /// Give a node an empty disk.

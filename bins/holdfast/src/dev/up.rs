@@ -12,7 +12,7 @@ use holdfast_lab::{Filtering, Lab, Mapping, Nat, PUB, Place};
 use super::plan::{self, BROKER_PORT, KV_PORT, Kv, Plan, SERVER};
 use super::process::start_detached;
 use super::progress::Step;
-use super::state::{KV, Mesh, RENDEZVOUS, own_program};
+use super::state::{self, KV, Mesh, RENDEZVOUS, own_program};
 use super::{database, interrupt, log_tail, view};
 use crate::BadConfig;
 use crate::cli::UpArgs;
@@ -48,8 +48,8 @@ pub fn up(prefix: &str, args: &UpArgs) -> anyhow::Result<ExitCode> {
     let lab = lab(prefix, &plan, &nats)?.up_guarded()?;
     let mesh = Mesh::of(Lab::attach(prefix)?);
     mesh.begin()?;
+    mesh.make_disks()?;
     if let Some(database) = &plan.database {
-        mesh.open_folders()?;
         mesh.keep_database(database)?;
     }
     write_files(&mesh, &plan)?;
@@ -130,7 +130,7 @@ fn refuse_second(prefix: &str) -> anyhow::Result<()> {
     if mesh.is_being_made() || Lab::maker_is_alive(prefix)? {
         bail!("another `holdfast dev up` is at work");
     }
-    Lab::clean(prefix)?;
+    state::clean(prefix)?;
     Ok(())
 }
 
@@ -163,11 +163,12 @@ fn write_files(mesh: &Mesh, plan: &Plan) -> anyhow::Result<()> {
     for (ordinal, node) in (1_u16..).zip(&nodes) {
         let place = plan::Place {
             folder,
+            disks: mesh.disks(),
             program: &program,
             address: mesh.lab.address(node)?,
             gateways: &gateways,
         };
-        let (path, own) = (mesh.config(node), folder.join(node));
+        let (path, own) = (mesh.config(node), mesh.disks().join(node));
         std::fs::write(&path, plan.toml(ordinal, &place))
             .and_then(|()| std::fs::create_dir(&own))
             .with_context(|| format!("cannot write {}", path.display()))?;

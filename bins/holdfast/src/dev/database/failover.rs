@@ -11,7 +11,7 @@ use serde_json::json;
 use super::strike::{How, strike};
 use super::watch::{Event, Watch};
 use super::writer::{Load, Writing, verdict, verdict_json, wait_until_steady};
-use super::{is_worker, told};
+use super::{is_worker, reaches_primary, told};
 use crate::dev::state::Mesh;
 use crate::dev::view::NodeReport;
 use crate::output;
@@ -45,9 +45,11 @@ pub fn watch(
     let others = || reports.iter().filter(|report| report.node() != node);
     let old = reports.iter().find(|report| report.node() == node);
     let old = old.with_context(|| format!("there is no node {node:?}"))?;
-    let client = others().find(|r| is_worker(r.node()) && r.database().is_some());
+    let client = others().find(|report| is_worker(report.node()) && reaches_primary(report));
     let Some(client) = client else {
-        bail!("no other worker runs, so that nobody can take over: `holdfast dev heal`");
+        bail!(
+            "no other worker reaches the primary, so that nobody can take over: `holdfast dev heal`"
+        );
     };
     let timeline = told(reports).and_then(|status| status.timeline);
     let mut show = Show::new(json, timeline);

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::plan::Database;
 use super::state::Mesh;
-use super::view::NodeReport;
+use super::view::{self, NodeReport};
 use crate::config::member::postgres::{find_patroni, find_server};
 use crate::config::member::{find_program, has_user};
 use crate::keys_command::write_secret;
@@ -151,11 +151,17 @@ fn login(mesh: &Mesh, node: &str) -> anyhow::Result<Login> {
     })
 }
 
-/// The node that a client runs on: the named one, else the first worker that runs.
+/// The node that a client runs on: the named one, else the first worker whose endpoint leads to the
+/// primary, else the first that runs.
 fn client_node(mesh: &Mesh, named: Option<&str>) -> anyhow::Result<String> {
     if let Some(node) = named {
         mesh.check_node(node)?;
         return Ok(node.to_owned());
+    }
+    let reports = view::collect(mesh);
+    let reaches = |report: &&NodeReport| is_worker(report.node()) && reaches_primary(report);
+    if let Some(report) = reports.iter().find(reaches) {
+        return Ok(report.node().to_owned());
     }
     let runs = |node: &String| mesh.process(node).is_some_and(|id| id.is_alive());
     let mut workers = mesh.nodes().into_iter().filter(|node| is_worker(node));

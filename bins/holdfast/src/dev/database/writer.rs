@@ -1,5 +1,6 @@
 //! Clients on a node that write rows through the primary's endpoint, on threads of their own.
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -45,6 +46,24 @@ pub struct Writing {
     door: Door,
     stop: Stop,
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
+    /// Held until it ends: two would empty and check the same table.
+    _alone: File,
+}
+
+/// The right to write in this cluster's table.
+fn alone(mesh: &Mesh) -> anyhow::Result<File> {
+    let path = mesh.folder().join("writers.lock");
+    let name = || path.display().to_string();
+    let lock = File::create(&path).with_context(name)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "another `dev bench` or `dev kill leader` writes to this cluster: wait until it ends"
+            )
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(name),
+    }
 }
 
 /// What a client has to know.
@@ -63,6 +82,7 @@ impl Writing {
             at: primary(),
             login: login(mesh, node)?,
         };
+        let alone = alone(mesh)?;
         mesh.lab
             .run_in(node, || patiently(&client, Task::Prepare))?
             .with_context(|| format!("cannot make a table through {} on {node}", client.at))?;
@@ -72,6 +92,7 @@ impl Writing {
             door: mesh.lab.door(node)?,
             stop: Stop::default(),
             threads: Vec::new(),
+            _alone: alone,
         };
         for number in 0..load.writers {
             let door = mesh.lab.door(node)?;
