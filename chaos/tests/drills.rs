@@ -114,6 +114,7 @@ fn round() -> Round {
         history,
         rejoins: vec![("worker-1".to_owned(), Rejoin::Rewind)],
         two_primaries_ms: 0,
+        two_led_ms: 0,
         notes: Vec::new(),
         crashes: Vec::new(),
         cut_short: false,

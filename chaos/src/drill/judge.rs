@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holdfast_plan::drill::{Blow, Point, Round, Synchronous};
+use holdfast_plan::drill::{Blow, Point, Processes, Round, Synchronous};
 use holdfast_workload::check::{Gap, durability, linearizable, write_gap};
 use holdfast_workload::{Durability, History, Outcome, Verdict, Write};
 use serde::Serialize;
@@ -257,6 +257,18 @@ impl<'a> Judge<'a> {
         // Outside of the claim any number may be lost, unless the scenario says how many.
         let lost_max = expect.lost_max.or((!listed).then_some(0));
         let durability = self.verdict.durability.clone();
+        let new: Vec<u64> = match listed && lost_max.is_none() {
+            true => self.lost_by_the_new_leader(&durability.lost),
+            false => Vec::new(),
+        };
+        if !new.is_empty() {
+            let detail = format!(
+                "{} acknowledged writes lost that the old leader has not acknowledged: {}",
+                new.len(),
+                self.described(&new)
+            );
+            self.wrong(FailureClass::Correctness, "durability", detail);
+        }
         if lost_max.is_some_and(|max| durability.lost.len() as u64 > max) {
             let detail = format!(
                 "{} of {} acknowledged writes lost: {}",
@@ -278,6 +290,23 @@ impl<'a> Judge<'a> {
             let detail = format!("{} rows are {what}: {}", ids.len(), self.described(ids));
             self.wrong(FailureClass::Correctness, "durability", detail);
         }
+    }
+
+    /// Of lost rows, those that another server acknowledged than the one that led before the blow:
+    /// what is outside of the claim excuses the old leader's alone.
+    fn lost_by_the_new_leader(&self, lost: &[u64]) -> Vec<u64> {
+        let writes = &self.round.history.writes;
+        let fault = self.round.at(Point::Fault).unwrap_or_default();
+        let before = writes.iter().filter(|write| {
+            write.outcome == Outcome::Acknowledged && write.server.is_some() && write.ended <= fault
+        });
+        let old = before.max_by_key(|write| write.ended);
+        let old = old.and_then(|write| write.server.as_ref());
+        let by_another = |id: &&u64| {
+            let write = writes.iter().find(|write| write.id == **id);
+            write.is_some_and(|write| write.server.as_ref() != old)
+        };
+        lost.iter().filter(by_another).copied().collect()
     }
 
     /// The first of some rows, with where and when they were written.
@@ -354,6 +383,15 @@ impl<'a> Judge<'a> {
             let detail = format!("two members took writes for {found}, expected at most {max}");
             self.wrong(FailureClass::Correctness, "primaries", detail);
         }
+        // Who is cut off has to stop before another leads; one that stood still cannot.
+        let led = Duration::from_millis(self.round.two_led_ms);
+        if matches!(self.scenario.drill().blow, Blow::Partition { .. }) && led > max.0 {
+            let detail = format!(
+                "two members said that they lead for {}, expected at most {max}",
+                Time(led)
+            );
+            self.wrong(FailureClass::Correctness, "primaries", detail);
+        }
     }
 
     /// Each promotion is a new timeline (PostgreSQL 26.3.5).
@@ -393,7 +431,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whoever was not struck writes again in time, through each endpoint: the gap of all is over
+    /// Whoever has an endpoint writes again in time, through each of them: the gap of all is over
     /// with the first that has found the new leader.
     fn gaps_of_members(&mut self) {
         let Some(fault) = self.round.at(Point::Fault) else {
@@ -405,8 +443,9 @@ impl<'a> Judge<'a> {
             return; // of all, which is told
         }
         let round = self.round;
+        let loses_endpoint = takes_endpoint(&self.scenario.drill().blow);
         for member in self.members() {
-            if round.struck.iter().any(|struck| struck == member) {
+            if loses_endpoint && round.struck.iter().any(|struck| struck == member) {
                 continue;
             }
             let writes = round.history.writes.iter();
@@ -491,5 +530,23 @@ impl<'a> Judge<'a> {
             let detail = format!("nobody saw how {member} came back, expected {expected}");
             self.wrong(FailureClass::Liveness, "rejoin", detail);
         }
+    }
+}
+
+/// Whether it takes the endpoint from those that it strikes: their machine, their line, or, in turn,
+/// their sidecar.
+fn takes_endpoint(blow: &Blow) -> bool {
+    match blow {
+        Blow::Kill { what, .. } => *what == Processes::Machine,
+        Blow::Freeze { .. }
+        | Blow::Partition { .. }
+        | Blow::RollingRestart
+        | Blow::Copy { .. }
+        | Blow::ForceFailover => true,
+        Blow::Wipe { .. }
+        | Blow::DiskStall { .. }
+        | Blow::Switchover
+        | Blow::Pause
+        | Blow::CancelWait => false,
     }
 }

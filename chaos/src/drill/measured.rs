@@ -31,7 +31,7 @@ pub const ROUNDS_MAX: usize = 10_000;
 pub struct Measurement {
     /// The scenario's name.
     pub scenario: String,
-    /// Its digest when it was played.
+    /// The digest of what was played.
     pub digest: String,
     /// How members reached each other.
     pub transport: Transport,
@@ -99,7 +99,7 @@ impl Measurement {
     pub fn new(scenario: &DrillScenario, transport: Transport) -> Measurement {
         Measurement {
             scenario: scenario.name().to_owned(),
-            digest: scenario.digest().to_owned(),
+            digest: scenario.played().to_owned(),
             transport,
             rounds: Vec::new(),
         }

@@ -36,6 +36,8 @@ const fn span(name: &'static str, from: Point, to: Point, calibrated: bool) -> S
 pub const RTO: &str = "fault to first write";
 /// The longest time around the blow without an acknowledged write.
 pub const WRITE_GAP: &str = "write gap";
+/// From the mending until the old leader, or whose disk was lost, streams as a replica.
+pub const HEALED_TO_BACK: &str = "healed to old back";
 /// From the mending until every member is there.
 pub const HEALED_TO_WHOLE: &str = "healed to whole";
 
@@ -58,7 +60,7 @@ pub const SPANS: [Span; 11] = [
         Point::FirstAcknowledged,
         true,
     ),
-    span("healed to old back", Point::Healed, Point::OldBack, true),
+    span(HEALED_TO_BACK, Point::Healed, Point::OldBack, true),
     span(HEALED_TO_WHOLE, Point::Healed, Point::Whole, true),
     span("fault to whole", Point::Fault, Point::Whole, false),
 ];

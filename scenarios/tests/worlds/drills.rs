@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use holdfast_chaos::DrillScenario;
-use holdfast_chaos::drill::measured::{Measurement, RATIO_MAX, ROUNDS_MIN, calibrate};
+use holdfast_chaos::drill::measured::{Measurement, RATIO_MAX, calibrate};
 use holdfast_chaos::drill::play::{PlayedRound, play};
 use holdfast_chaos::drill::stats::{Stats, of_rounds};
 use holdfast_plan::WorldKind;
@@ -16,6 +16,8 @@ use crate::library::{self, KERNEL_DRILLS_DEFAULT};
 
 /// Rounds of one drill that failed and are told in full.
 const TOLD_MAX: usize = 3;
+/// Of fewer good rounds a measurement is not kept.
+const MEASURED_MIN: usize = 10;
 
 static TABLE: LazyLock<Mutex<BTreeMap<String, String>>> = LazyLock::new(Mutex::default);
 
@@ -116,19 +118,34 @@ fn all_measured(missing: &[String], exempt: &[&str]) -> Result<(), Failed> {
         .map(String::as_str)
         .filter(|name| !exempt.contains(name))
         .collect();
-    match wrong.as_slice() {
-        [] => Ok(()),
-        names => Err(format!("no measurement of {}, and not exempt", names.join(", ")).into()),
+    let found = exempt
+        .iter()
+        .filter(|name| !missing.iter().any(|missing| missing == *name));
+    let found: Vec<&str> = found.copied().collect();
+    match (wrong.as_slice(), found.as_slice()) {
+        ([], []) => Ok(()),
+        ([], names) => Err(format!("{} are measured, and exempt", names.join(", ")).into()),
+        (names, _) => Err(format!("no measurement of {}, and not exempt", names.join(", ")).into()),
     }
 }
 
 /// The model and what was measured of the drill as it is, within [`RATIO_MAX`] in the median.
 fn agree(drill: &DrillScenario, measured: &Measurement) -> Result<(), Failed> {
-    if measured.digest != drill.digest() {
+    if measured.digest != drill.played() {
         return Err("the scenario has changed since it was measured: record it again".into());
     }
-    if measured.good().count() < ROUNDS_MIN {
-        return Err(format!("fewer than {ROUNDS_MIN} good rounds were measured").into());
+    if measured.good().count() < MEASURED_MIN {
+        return Err(format!("fewer than {MEASURED_MIN} good rounds were measured").into());
+    }
+    if measured.failed() > 0 {
+        return Err(format!(
+            "{} measured rounds failed: play them again",
+            measured.failed()
+        )
+        .into());
+    }
+    if measured.lost() > 0 && drill.file().expect.outside.is_empty() {
+        return Err(format!("{} acknowledged writes were lost", measured.lost()).into());
     }
     let compared = calibrate(drill, measured).map_err(|error| error.to_string())?;
     let mut text = String::new();

@@ -276,6 +276,10 @@ pub struct Round {
     pub rejoins: Vec<(String, Rejoin)>,
     /// Seconds in which more than one member took writes, as its clients saw it; milliseconds.
     pub two_primaries_ms: u64,
+    /// The longest time for which two members said that they lead, milliseconds: the least that is
+    /// proven.
+    #[serde(default)]
+    pub two_led_ms: u64,
     /// Why the round could not be played to its end, or what else is worth a word.
     pub notes: Vec<String>,
     /// What must not happen whatever the blow: a sidecar that ended though nothing ended it, a

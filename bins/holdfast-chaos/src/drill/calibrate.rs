@@ -50,7 +50,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         };
         all.push(Calibrated {
             scenario: drill.name().to_owned(),
-            is_stale: measured.digest != drill.digest(),
+            is_stale: measured.digest != drill.played(),
             spans: measured::calibrate(&drill, &measured)?,
         });
     }

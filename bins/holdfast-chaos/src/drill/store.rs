@@ -44,7 +44,7 @@ pub fn read(scenario: &str, transport: Transport) -> anyhow::Result<Option<Measu
 /// What was measured of the drill as it is now, to add to; what was measured of another is gone.
 pub fn read_or_new(drill: &DrillScenario, transport: Transport) -> anyhow::Result<Measurement> {
     let found = read(drill.name(), transport)?;
-    let same = found.filter(|found| found.digest == drill.digest());
+    let same = found.filter(|found| found.digest == drill.played());
     Ok(same.unwrap_or_else(|| Measurement::new(drill, transport)))
 }
 

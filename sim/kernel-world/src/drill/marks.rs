@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_plan::drill::{Mark, Point, Rejoin, Round};
+use holdfast_plan::drill::{Blow, Mark, Point, Rejoin, Round};
 use holdfast_workload::{Outcome, Write};
 
 use super::ground::member_of;
@@ -112,12 +112,11 @@ pub fn tell<'a>(scene: &'a Scene<'a>, story: &'a Story, round: &mut Round) {
         })
         .collect();
     round.two_primaries_ms = two_wrote(&round.history.writes);
-    let both = two_led(scene, story);
-    if !both.is_zero() {
-        let both = both.as_millis();
-        round
-            .notes
-            .push(format!("two members were out of recovery for {both} ms"));
+    let both = two_led(scene, story).as_millis();
+    round.two_led_ms = u64::try_from(both).unwrap_or(u64::MAX);
+    if both > 0 {
+        let told = format!("two members were out of recovery for {both} ms");
+        round.notes.push(told);
     }
 }
 
@@ -236,10 +235,17 @@ impl Marks<'_> {
     }
 
     fn old_back(&mut self, changed: bool) {
-        let Some(old) = self.story.leader.filter(|_| changed) else {
+        let is_wiped = matches!(self.scene.drill.blow, Blow::Wipe { .. });
+        let wiped = self.story.struck.first().copied().filter(|_| is_wiped);
+        let Some(old) = self.story.leader.filter(|_| changed).or(wiped) else {
             return;
         };
-        let samples = self.scene.board.samples(old, self.fault);
+        // Until its end is seen, a wiped one still says that it streams.
+        let since = match self.story.healed {
+            Some(healed) if is_wiped => healed,
+            _ => self.fault,
+        };
+        let samples = self.scene.board.samples(old, since);
         let back = samples.iter().find(|sample| {
             sample
                 .said

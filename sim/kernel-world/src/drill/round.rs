@@ -371,10 +371,14 @@ fn all_write(
     bound: Duration,
 ) -> Result<(), StageError> {
     let mut silent = Vec::new();
-    let written = scene.wait("every member's writers write, and the register is read", bound, || {
-        silent = writers.silent(scene.ground, since);
-        silent.is_empty().then_some(())
-    });
+    let written = scene.wait(
+        "every member's writers write, and the register is read",
+        bound,
+        || {
+            silent = writers.silent(scene.ground, since);
+            silent.is_empty().then_some(())
+        },
+    );
     written.map_err(|error| StageError::Drill(format!("{error}: not at {}", silent.join(", "))))
 }
 

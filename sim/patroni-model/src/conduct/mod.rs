@@ -176,6 +176,7 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
             .map(|(who, how)| (World::name(*who), *how))
             .collect(),
         two_primaries_ms: world.two_primaries_ms(),
+        two_led_ms: 0,
         notes: seen.notes,
         crashes: Vec::new(),
         cut_short: seen.cut_short,
