@@ -1,11 +1,23 @@
 //! How long things take, and where the figure is from: the one file that calibrating edits.
 //!
 //! `measured` is what stock Patroni 4.1.5 with PostgreSQL 15 and Consul 1.20 did on one machine of
-//! two cores, three members on loopback ([the page](../../../docs/patroni-model.md) has the table).
+//! two cores, three members, on loopback or over the mesh, of late under the load of other work
+//! ([the page](../../../docs/patroni-model.md) has the tables; `scenarios/measured/` the rounds).
 //! `source` is Patroni's, Consul's or PostgreSQL's own constant. `assumed` is neither, and small
 //! beside the time that it is part of.
 
+use holdfast_net_model::Ratio;
+use holdfast_plan::drill::Transport;
+
 use crate::draw::Spread;
+
+/// Of what takes its time on loopback and over the mesh, which counts.
+pub(crate) const fn of(transport: Transport, both: [Spread; 2]) -> Spread {
+    match transport {
+        Transport::Loopback => both[0],
+        Transport::Mesh => both[1],
+    }
+}
 
 /// When Consul ends a session, in percent of its TTL since the last renewal: least and most.
 /// Its promise is 100 to 200; its servers take 200 (source: `SessionTTLMultiplier`), and measured
@@ -28,8 +40,9 @@ pub(crate) const KV_SERVER_REMOVED: Spread = Spread::ms(12_000, 12_500, 13_000);
 
 /// A turn of Patroni's loop, beside what it waits for others (assumed: some ten queries in Python).
 pub(crate) const LOOP_BODY: Spread = Spread::ms(8, 18, 60);
-/// Answering on Patroni's REST port (assumed: a thread in Python and one query).
-pub(crate) const REST_ANSWER: Spread = Spread::ms(3, 8, 30);
+/// Answering on Patroni's REST port (measured: from a free key to a taken one a median of 80 ms, and
+/// the first endpoint follows a promotion 0.25 s later).
+pub(crate) const REST_ANSWER: Spread = Spread::ms(8, 45, 300);
 /// How long the leader race waits for another member's answer (source: hard-coded).
 pub(crate) const REST_PATIENCE: u64 = 2_000_000;
 /// Patroni's own polls: of a promotion, a start, a stop (source: 1 s each).
@@ -47,23 +60,44 @@ pub(crate) const SYNC_QUORUM_SETTLES: u64 = 1_000_000;
 pub(crate) const RELOAD: u64 = 100_000;
 /// Starting Patroni: Python, imports, the first look at the KV (assumed).
 pub(crate) const PATRONI_START: Spread = Spread::ms(900, 1_400, 2_500);
+/// What a worker that boots starts before that: sidecar, mesh, slot, Consul's agent (assumed: a
+/// machine is back 1.6 s later than a database, in the median).
+pub(crate) const MACHINE_START: Spread = Spread::ms(1_500, 2_500, 5_000);
 
-/// From the signal to the end of recovery (measured: about 0.1 s).
-pub(crate) const PROMOTION: Spread = Spread::ms(60, 110, 240);
-/// From `postgres` being started until it takes connections, as a standby (assumed).
-pub(crate) const POSTGRES_START: Spread = Spread::ms(120, 250, 600);
-/// Replaying after a crash, in single-user mode or not (measured: a postmaster killed alone is back
-/// 3.7 to 13.2 s later, up to 10 s of which wait for the loop).
-pub(crate) const CRASH_RECOVERY: Spread = Spread::ms(700, 1_300, 2_400);
+/// From the signal to the end of recovery (measured: 42 to 536 ms, a median of 0.11 s).
+pub(crate) const PROMOTION: Spread = Spread::ms(45, 110, 450);
+/// How many promotions take [`WALRECEIVER_AGAIN`] longer (measured: 18 of 69, in PostgreSQL's log).
+///
+/// Patroni's reload before a promotion ends the startup process's sleep, a walreceiver starts, and
+/// the request finds it in the streaming state: the startup process counts that as a failure, and
+/// sleeps the whole interval since the last one before it looks again (source:
+/// `WaitForWALToBecomeAvailable` in `xlogrecovery.c`). A switchover is no exception: the old leader
+/// has stopped a second before its key is free, so its standby's walreceiver has ended by then, and
+/// the startup process sleeps as it does after a kill.
+pub(crate) const PROMOTION_SLEEPS: Ratio = Ratio::of(18, 69);
+/// From `postgres` being started until it takes connections, as a standby: loopback and mesh
+/// (measured: from "starting as a secondary" until it streams 1.4 to 2.2 s, and 3.6 to 4.2 s).
+pub(crate) const POSTGRES_START: [Spread; 2] = [
+    Spread::ms(1_300, 1_700, 2_200),
+    Spread::ms(2_200, 3_200, 4_200),
+];
+/// The same by hand: nobody waits for Patroni (assumed).
+pub(crate) const POSTGRES_START_BY_HAND: Spread = Spread::ms(200, 500, 1_500);
+/// Replaying after a crash, in single-user mode or not (measured: 0.9 to 1.1 s).
+pub(crate) const CRASH_RECOVERY: Spread = Spread::ms(850, 1_000, 1_400);
 /// Stopping in a hurry or with a checkpoint (measured within the switchover's 2.4 s).
 pub(crate) const POSTGRES_STOP: Spread = Spread::ms(120, 200, 450);
 /// The checkpoint after a promotion (assumed).
 pub(crate) const CHECKPOINT: Spread = Spread::ms(50, 150, 600);
-/// `pg_rewind` of a small divergence (assumed; issue 6 asks that it is no copy).
-pub(crate) const REWIND: Spread = Spread::ms(400, 800, 1_800);
-/// A base backup beside the copying: its checkpoint, the start, slots (measured: 87 to 151 MB in
-/// 4.2 to 5.8 s until it streams).
-pub(crate) const BACKUP_FIXED: Spread = Spread::ms(1_600, 2_200, 3_200);
+/// `pg_rewind` of a small divergence: loopback and mesh (measured: 4.0 to 5.8 s, and 3.9 to 12.2 s;
+/// it reads and writes every file that changed, and syncs the directory).
+pub(crate) const REWIND: [Spread; 2] = [
+    Spread::ms(3_800, 4_700, 7_000),
+    Spread::ms(3_600, 7_500, 13_000),
+];
+/// A base backup beside the copying: its checkpoint, slots (measured: 87 to 151 MB in 4.2 to 5.8 s
+/// until it streams, the start among it).
+pub(crate) const BACKUP_FIXED: Spread = Spread::ms(600, 1_000, 2_000);
 /// What a base backup copies in a second on loopback, bytes (measured, as above).
 pub(crate) const BACKUP_LOOPBACK_BYTES_PER_S: u64 = 120_000_000;
 /// What the mesh carries at most in a second, bytes (measured: 349 to 448 MB/s for a plain splice;
@@ -85,15 +119,16 @@ pub(crate) const WAY_LOOPBACK: Spread = Spread::us(20, 35, 150);
 pub(crate) const WAY_MESH: Spread = Spread::us(80, 110, 250);
 /// A lost packet is sent again so much later, beside the way back (assumed: QUIC's probe).
 pub(crate) const RESEND: Spread = Spread::ms(10, 25, 60);
-/// A connection to PostgreSQL until it takes statements: fork, TLS, SCRAM (assumed).
-pub(crate) const CONNECT: Spread = Spread::ms(5, 9, 25);
-/// A walreceiver's way from being told to streaming (assumed).
-pub(crate) const WALRECEIVER_START: Spread = Spread::ms(15, 30, 90);
+/// A connection to PostgreSQL until it takes statements: fork, SCRAM (measured: the first write
+/// comes a median of 0.2 s after the first endpoint's change, on a machine under load).
+pub(crate) const CONNECT: Spread = Spread::ms(15, 80, 350);
+/// A walreceiver's way from being told to streaming (measured, as above).
+pub(crate) const WALRECEIVER_START: Spread = Spread::ms(30, 120, 450);
 /// A walreceiver tries again (source: `wal_retrieve_retry_interval`).
 pub(crate) const WALRECEIVER_AGAIN: u64 = 5_000_000;
 /// PostgreSQL gives up a replication connection that says nothing (source: `wal_sender_timeout`,
-/// `wal_receiver_timeout`).
-pub(crate) const REPLICATION_PATIENCE: u64 = 60_000_000;
+/// `wal_receiver_timeout`, which the product sets).
+pub(crate) const REPLICATION_PATIENCE: u64 = 30_000_000;
 
 /// How often an endpoint asks each member (source: `docs/postgres.md`).
 pub(crate) const CHECK_EVERY: u64 = 500_000;
@@ -113,9 +148,24 @@ pub(crate) const CLIENT_AGAIN: u64 = 50_000;
 /// A child that died is started again by its sidecar after (source: the sidecar's first backoff,
 /// and the agent's joining; assumed).
 pub(crate) const AGENT_START: Spread = Spread::ms(1_200, 1_800, 3_000);
-/// Connections over a line that carries nothing are reset by the mesh (source: `docs/architecture.md`,
-/// 1.5 s until the path counts as dark, and `limits.path_loss_grace`).
-pub(crate) const LINK_GRACE_MESH: u64 = 21_500_000;
+/// Connections over a line that carries nothing are silent so long, new ones too; then the mesh
+/// resets them, and refuses new ones at once (measured: of keys that expired 20.1 to 20.2 s after a
+/// line went dark every one was taken at 21.0 to 21.2 s, when the race was told that nobody answers,
+/// and of those that expired later all at once; source: `docs/architecture.md`, up to 1.5 s until
+/// the path counts as dark, and `limits.path_loss_grace` of 20 s).
+pub(crate) const LINK_GRACE_MESH: u64 = 21_050_000;
+/// An agent that was cut off for longer than its gossip waits knows no server any more: until it
+/// has met one again (measured: 6.5 s after its line was back, and old leaders that were cut off
+/// are back 9 s later than those that stood still; source: serf's turns of reconnecting).
+pub(crate) const AGENT_REJOINS: Spread = Spread::ms(1_500, 7_000, 12_000);
+/// From the silence of a line until an agent's gossip counts its servers as failed (source:
+/// memberlist's probes and its suspicion, some 10 s in a cluster of six).
+pub(crate) const AGENT_FORGETS: u64 = 15_000_000;
+/// An operator's `pg_ctl`, until its signal comes (measured: a write or two are acknowledged
+/// meanwhile).
+pub(crate) const BY_HAND: Spread = Spread::ms(20, 60, 150);
+/// How many round trips of its line BBR keeps in a queue at most (source: its gain of 2 to 2.9).
+pub(crate) const QUEUE_ROUND_TRIPS: u64 = 2;
 /// An agent that thawed asks its servers again (assumed: its gossip and its connections timed out;
 /// thawed leaders went on for 8 to 295 acknowledged writes).
 pub(crate) const AGENT_THAWS: Spread = Spread::ms(5, 120, 600);

@@ -78,6 +78,9 @@ impl World {
     /// How long the answer to `GET /primary` takes, and with which timeline it leads.
     fn ask_leads(&mut self, endpoint: usize, member: usize) -> (At, Option<u32>) {
         let silent = !self.reach(endpoint, member) || self.still(member);
+        if self.refuses(endpoint, member) {
+            return (cal::WAY_LOOPBACK.draw(&mut self.dice), None);
+        }
         if silent {
             return (cal::CHECK_PATIENCE, None);
         }

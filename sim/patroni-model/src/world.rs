@@ -27,10 +27,14 @@ pub(crate) struct Host {
     pub(crate) database_frozen: bool,
     /// Its line carries something.
     pub(crate) line: bool,
+    /// Since when the mesh hears nothing of it.
+    pub(crate) dark: Option<At>,
     /// Its sidecar runs, and with it the mesh and the endpoints.
     pub(crate) up: bool,
     /// Its Consul agent runs.
     pub(crate) agent: bool,
+    /// When it last thawed.
+    pub(crate) thawed: At,
     /// Its agent's questions are answered from then on.
     pub(crate) kv_from: At,
     pub(crate) shape: Line,
@@ -61,6 +65,10 @@ pub(crate) struct Seen {
     pub(crate) marks: Vec<(At, Mark)>,
     pub(crate) rejoins: Vec<(usize, Rejoin)>,
     pub(crate) notes: Vec<String>,
+    /// What must not happen whatever the blow.
+    pub(crate) crashes: Vec<String>,
+    /// Who took the leader's key, and when.
+    pub(crate) takers: Vec<(At, usize)>,
     /// When the leader last renewed its key.
     pub(crate) renewed: Option<At>,
     /// A task waits for an acknowledged write.
@@ -82,8 +90,10 @@ impl World {
             frozen: false,
             database_frozen: false,
             line: true,
+            dark: None,
             up: true,
             agent: true,
+            thawed: 0,
             kv_from: 0,
             shape: settings.line,
         };
@@ -185,6 +195,26 @@ impl World {
         one == other || self.hosts[one].line && self.hosts[other].line
     }
 
+    /// The mesh hears nothing of a worker, or something again: its line and its sidecar say which.
+    pub(crate) fn mesh_looks(&mut self, member: usize) {
+        let host = &mut self.hosts[member];
+        if host.line && host.up && !host.frozen {
+            host.dark = None;
+        } else if host.dark.is_none() {
+            host.dark = Some(self.agenda.now);
+            self.agenda.after(cal::LINK_GRACE_MESH, Event::Poke);
+        }
+    }
+
+    /// Connections between two workers are refused at once: their link was dark for long.
+    pub(crate) fn refuses(&self, one: usize, other: usize) -> bool {
+        let gone = |member: usize| {
+            let dark = self.hosts[member].dark;
+            dark.is_some_and(|since| self.agenda.now >= since + cal::LINK_GRACE_MESH)
+        };
+        self.settings.transport == Transport::Mesh && one != other && (gone(one) || gone(other))
+    }
+
     /// One way between two workers.
     pub(crate) fn way(&mut self, one: usize, other: usize) -> At {
         if one == other {
@@ -194,12 +224,27 @@ impl World {
             Transport::Mesh => cal::WAY_MESH,
             Transport::Loopback => cal::WAY_LOOPBACK,
         };
-        base.draw(&mut self.dice) + self.over_line(one) + self.over_line(other)
+        let way = base.draw(&mut self.dice) + self.over_line(one) + self.over_line(other);
+        way + self.queue_of(one)
     }
 
     /// One way to the KV's servers, or from them.
     pub(crate) fn way_to_kv(&mut self, member: usize) -> At {
-        cal::KV_ANSWER.draw(&mut self.dice) / 2 + self.over_line(member)
+        let way = cal::KV_ANSWER.draw(&mut self.dice) / 2 + self.over_line(member);
+        way + self.queue_of(member)
+    }
+
+    /// How long a packet waits that a worker sends while another copies from it: the first of two
+    /// lines of one rate has the queue.
+    fn queue_of(&self, member: usize) -> At {
+        let line = self.hosts[member].shape;
+        let leads = self.kv.keys.leader.is_some_and(|key| key.who == member);
+        let sends = leads && self.patroni.iter().any(|face| face.copying);
+        match sends {
+            // There and back is two lines each way.
+            true => line.queue.min(cal::QUEUE_ROUND_TRIPS * 4 * line.delay),
+            false => 0,
+        }
     }
 
     fn over_line(&mut self, member: usize) -> At {
@@ -212,10 +257,6 @@ impl World {
             while self.dice.hits(line.loss) && wait < cal::REST_PATIENCE * 4 {
                 wait += 3 * line.delay + cal::RESEND.draw(&mut self.dice);
             }
-        }
-        // A member that copies itself over a narrow line fills that line's queue.
-        if self.patroni[member].copying {
-            wait += line.queue;
         }
         wait
     }
@@ -283,6 +324,7 @@ impl World {
     }
 
     pub(crate) fn key_taken(&mut self, who: usize) {
+        self.seen.takers.push((self.agenda.now, who));
         self.mark(Point::KeyTaken, Some(who), "the KV");
     }
 

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use holdfast_plan::drill::{Blow, Point, Processes, Target};
 
-use super::by_hand::{cancel_waits, copy, force_failover, restart_by_hand, rolling_restart};
+use super::by_hand::{
+    cancel_waits, copy, force_failover, restart_by_hand, rolling_restart, set_paused,
+};
 use super::strike::{line_back, start_database, start_machine};
 use super::{moves, target};
 use crate::calibration as cal;
@@ -144,7 +146,7 @@ pub(crate) async fn heal(shared: &Shared, blow: &Blow) {
             Blow::CancelWait => shared.borrow_mut().thaw(member),
             Blow::Partition { .. } => line_back(shared, member).await,
             Blow::Wipe { .. } => start_database(shared, member),
-            Blow::Pause => shared.borrow_mut().kv.keys.paused = false,
+            Blow::Pause => set_paused(shared, member, false),
             Blow::Copy { .. }
             | Blow::Switchover
             | Blow::RollingRestart

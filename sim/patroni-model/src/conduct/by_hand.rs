@@ -38,10 +38,12 @@ pub(crate) async fn copy(shared: &Shared, member: usize, link: &str) {
     {
         let mut world = shared.borrow_mut();
         world.fault();
+        let leader = world.seen.leader;
         match Line::parse(link) {
-            Ok(line) => world.hosts[member].shape = line,
-            Err(error) => world.note(error),
-        }
+            // Both ends: the leader sends over it as well, its keeping of the key included.
+            Ok(line) => [member, leader].map(|end| world.hosts[end].shape = line),
+            Err(error) => [(); 2].map(|()| world.note(error.clone())),
+        };
         world.pg_dies(member);
         world.pg[member].empty = true;
         world.patroni[member].wake = true;
@@ -49,27 +51,49 @@ pub(crate) async fn copy(shared: &Shared, member: usize, link: &str) {
     }
     until_whole(shared).await;
     let world = &mut *shared.borrow_mut();
-    world.hosts[member].shape = world.settings.line;
+    for end in [member, world.seen.leader] {
+        world.hosts[end].shape = world.settings.line;
+    }
 }
 
-/// Patroni is paused, and the leader's PostgreSQL restarted, not by Patroni.
+/// For how many turns PostgreSQL is down: Patroni has to notice, and to leave it alone (source: the
+/// kernel world).
+const DOWN_TURNS: At = 2;
+
+/// Patroni is paused, and the leader's PostgreSQL stopped for a while, not by Patroni.
 pub(crate) async fn restart_by_hand(shared: &Shared, member: usize) {
-    let wait = {
-        let mut world = shared.borrow_mut();
-        world.kv.keys.paused = true;
-        for face in &mut world.patroni {
-            face.wake = true;
+    set_paused(shared, member, true);
+    let loop_wait = shared.borrow().settings.loop_wait;
+    let all_know = |world: &World| world.patroni.iter().all(|face| face.cluster.paused);
+    for _ in 0..2 * loop_wait / LOOKS {
+        if all_know(&shared.borrow()) {
+            break;
         }
-        world.agenda.poke();
-        world.settings.loop_wait + cal::POLL
-    };
-    sleep(shared, wait).await; // until everybody has read it
-    shared.borrow_mut().fault();
-    stop_fast(shared, member).await;
-    let mut world = shared.borrow_mut();
-    if !world.pg[member].runs() {
-        world.pg_start(member, true, None);
+        sleep(shared, LOOKS).await;
     }
+    shared.borrow_mut().fault();
+    let wait = cal::BY_HAND.draw(&mut shared.borrow_mut().dice);
+    sleep(shared, wait).await;
+    stop_fast(shared, member).await;
+    sleep(shared, DOWN_TURNS * loop_wait).await;
+    {
+        let mut world = shared.borrow_mut();
+        if !world.pg[member].runs() {
+            let wait = cal::POSTGRES_START_BY_HAND.draw(&mut world.dice);
+            world.pg_start_within(member, true, None, wait);
+        }
+    }
+    let runs = move |world: &mut World| world.pg[member].primary().then_some(());
+    until(shared, loop_wait, runs).await;
+    sleep(shared, loop_wait).await;
+}
+
+/// Whoever asks a member's Patroni for it wakes that one; the others see it in their next turn.
+pub(crate) fn set_paused(shared: &Shared, asked: usize, paused: bool) {
+    let mut world = shared.borrow_mut();
+    world.kv.keys.paused = paused;
+    world.patroni[asked].wake = true;
+    world.agenda.poke();
 }
 
 /// Every worker's sidecar is stopped and started, the leader's last.
@@ -91,6 +115,7 @@ pub(crate) async fn rolling_restart(shared: &Shared) {
             let mut world = shared.borrow_mut();
             world.hosts[member].up = false;
             world.hosts[member].agent = false;
+            world.mesh_looks(member);
             world.endpoint_dies(member);
             cal::AGENT_START.draw(&mut world.dice)
         };
@@ -99,6 +124,7 @@ pub(crate) async fn rolling_restart(shared: &Shared) {
             let mut world = shared.borrow_mut();
             world.hosts[member].up = true;
             world.hosts[member].agent = true;
+            world.mesh_looks(member);
             world.endpoint_starts(member);
         }
         start_database(shared, member);

@@ -8,7 +8,7 @@ mod strike;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use holdfast_plan::drill::{Blow, Heal, Mark, Point, Round, Synchronous, Target};
+use holdfast_plan::drill::{Blow, Heal, Mark, Point, Processes, Round, Synchronous, Target};
 use holdfast_workload::Outcome;
 
 use crate::clients::Statement;
@@ -120,9 +120,11 @@ impl World {
         };
         let standbys = (sync.voters & !bit(leader)).count_ones() as usize;
         let synchronous = wanted == 0 || sync.leader == Some(leader) && standbys >= wanted;
+        let paused = self.patroni.iter().any(|face| face.cluster.paused);
         let leads = self.pg[leader].primary()
             && self.patroni[leader].leader_until > self.agenda.now
-            && !self.kv.keys.paused;
+            && !self.kv.keys.paused
+            && !paused;
         let members = 0..self.settings.members;
         synchronous
             && leads
@@ -178,7 +180,7 @@ pub(crate) fn finish(shared: &Shared, seed: u64) -> Round {
         two_primaries_ms: world.two_primaries_ms(),
         two_led_ms: 0,
         notes: seen.notes,
-        crashes: Vec::new(),
+        crashes: seen.crashes,
         cut_short: seen.cut_short,
     }
 }
@@ -240,25 +242,82 @@ async fn conduct(shared: Shared, seed: u64) {
     };
     blow::strike(&shared, &blow, seed).await;
     until_healed(&shared, &blow).await;
-    let limit = shared.borrow().settings.whole_bound;
     let healed = shared.borrow().agenda.now;
-    loop {
-        if shared.borrow_mut().whole() {
-            shared
-                .borrow_mut()
-                .mark(Point::Whole, None, "patronictl list");
-            break;
-        }
-        if shared.borrow().agenda.now >= healed + limit {
-            let mut world = shared.borrow_mut();
-            world.note("the cluster did not become whole in time".to_owned());
-            world.seen.cut_short = true;
-            break;
-        }
-        sleep(&shared, LOOKS).await;
+    if until_whole(&shared).await {
+        let mut world = shared.borrow_mut();
+        world.mark(Point::Whole, None, "patronictl list");
+    }
+    if is_calm(&blow) {
+        stays(&shared, &blow, healed).await;
     }
     run_on(&shared).await;
     end(&shared).await;
+}
+
+/// Whether the cluster was whole before the drill's time for it was over.
+async fn until_whole(shared: &Shared) -> bool {
+    let limit = shared.borrow().settings.whole_bound;
+    let begin = shared.borrow().agenda.now;
+    loop {
+        if shared.borrow_mut().whole() {
+            return true;
+        }
+        if shared.borrow().agenda.now >= begin + limit {
+            let mut world = shared.borrow_mut();
+            world.note("the cluster did not become whole in time".to_owned());
+            world.seen.cut_short = true;
+            return false;
+        }
+        sleep(shared, LOOKS).await;
+    }
+}
+
+/// Whether nobody should take over because of it, late ones included.
+fn is_calm(blow: &Blow) -> bool {
+    match blow {
+        Blow::Kill { what, .. } => *what == Processes::Agent,
+        // The last restart moves the leader; then it stays.
+        Blow::Copy { .. } | Blow::DiskStall { .. } | Blow::Pause | Blow::RollingRestart => true,
+        _ => false,
+    }
+}
+
+/// A session that was lost in the blow ends only when its time is over: until then, and a turn
+/// longer, the leader and the timeline have to stay.
+async fn stays(shared: &Shared, blow: &Blow, healed: At) {
+    let wait = {
+        let world = shared.borrow();
+        let end = healed + world.settings.ttl + world.settings.loop_wait;
+        end.saturating_sub(world.agenda.now)
+    };
+    sleep(shared, wait).await;
+    until_whole(shared).await;
+    let mut world = shared.borrow_mut();
+    let moves = matches!(blow, Blow::RollingRestart);
+    let since = if moves {
+        Some(healed)
+    } else {
+        world.seen.fault
+    };
+    let takers = world.seen.takers.iter();
+    let takers = takers.filter(|(at, _)| Some(*at) >= since);
+    let mut takers: Vec<usize> = takers.map(|(_, who)| *who).collect();
+    takers.extend(world.kv.keys.leader.map(|leader| leader.who));
+    let kept = match moves {
+        true => takers.first().copied(),
+        false => Some(world.seen.leader),
+    };
+    let taker = takers.into_iter().find(|taker| Some(*taker) != kept);
+    if let Some(taker) = taker {
+        let name = World::name(taker);
+        let told = format!("{name} took the leader's key, though nobody should");
+        world.seen.crashes.push(told);
+    }
+    let timeline = kept.map(|leader| world.wal.timeline(world.pg[leader].branch));
+    if !moves && timeline != Some(1) {
+        let told = format!("the timeline was 1 and is {timeline:?}, though nobody took over");
+        world.seen.crashes.push(told);
+    }
 }
 
 /// Writers go on until each endpoint has led to the leader again, and the register was read since

@@ -17,6 +17,7 @@ impl World {
     pub(crate) fn cut(&mut self, member: usize) {
         let streams = self.streams_at(member);
         self.hosts[member].line = false;
+        self.mesh_looks(member);
         for stream in streams {
             self.drop_flights(stream);
         }
@@ -24,7 +25,16 @@ impl World {
     }
 
     pub(crate) fn mend(&mut self, member: usize) {
+        let dark = self.hosts[member].dark;
+        let forgot = dark.is_some_and(|since| self.agenda.now > since + cal::AGENT_FORGETS);
+        let knows = self.hosts[member].frozen || !self.hosts[member].agent;
         self.hosts[member].line = true;
+        self.mesh_looks(member);
+        if forgot && !knows && self.hosts[member].thawed < dark.unwrap_or(0) {
+            let wait = cal::AGENT_REJOINS.draw(&mut self.dice);
+            self.hosts[member].kv_from = self.agenda.now + wait;
+            self.agenda.after(wait, Event::Poke);
+        }
         for stream in self.streams_at(member) {
             self.catch_up(stream);
         }
@@ -47,12 +57,17 @@ impl World {
                     member: stream,
                     stream: id,
                 };
-                self.agenda.after(cal::REPLICATION_PATIENCE, event);
+                let wait = match database {
+                    true => cal::REPLICATION_PATIENCE,
+                    false => self.silence_patience(),
+                };
+                self.agenda.after(wait, event);
             }
         }
         let host = &mut self.hosts[member];
         host.frozen |= !database;
         host.database_frozen |= database;
+        self.mesh_looks(member);
     }
 
     pub(crate) fn thaw(&mut self, member: usize) {
@@ -62,8 +77,11 @@ impl World {
             self.hosts[member].kv_from = self.agenda.now + wait;
             self.agenda.after(wait, Event::Poke);
         }
-        self.hosts[member].frozen = false;
+        if std::mem::take(&mut self.hosts[member].frozen) {
+            self.hosts[member].thawed = self.agenda.now;
+        }
         self.hosts[member].database_frozen = false;
+        self.mesh_looks(member);
         self.agenda.thaw(member);
         self.clients_go_on(member);
         for stream in self.streams_at(member) {
@@ -83,6 +101,7 @@ impl World {
         self.kill_database(member);
         self.hosts[member].up = false;
         self.hosts[member].agent = false;
+        self.mesh_looks(member);
         self.endpoint_dies(member);
     }
 
@@ -107,14 +126,22 @@ pub(crate) fn start_database(shared: &Shared, member: usize) {
     world.patroni_starts(&Rc::clone(shared), member, wait);
 }
 
-/// The machine boots.
+/// The machine boots: Patroni comes last.
 pub(crate) fn start_machine(shared: &Shared, member: usize) {
-    {
-        let mut world = shared.borrow_mut();
-        world.mend(member);
-        world.hosts[member].up = true;
-        world.hosts[member].agent = true;
-        world.endpoint_starts(member);
-    }
-    start_database(shared, member);
+    let mut world = shared.borrow_mut();
+    world.mend(member);
+    let wait = cal::MACHINE_START.draw(&mut world.dice);
+    let booting = Rc::clone(shared);
+    let work = async move {
+        sleep(&booting, wait).await;
+        {
+            let mut world = booting.borrow_mut();
+            world.hosts[member].up = true;
+            world.hosts[member].agent = true;
+            world.mesh_looks(member);
+            world.endpoint_starts(member);
+        }
+        start_database(&booting, member);
+    };
+    world.agenda.spawn(None, 0, Box::pin(work));
 }

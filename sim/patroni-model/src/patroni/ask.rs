@@ -101,10 +101,12 @@ impl Patroni {
         self.sleep(way).await;
         let begin = self.now();
         let hears = move |world: &mut World| {
-            (world.reach(me, member) && !world.still(member)).then_some(())
+            let refused = world.refuses(me, member);
+            let answers = world.reach(me, member) && !world.still(member);
+            (refused || answers).then_some(answers)
         };
-        until(&self.shared, cal::REST_PATIENCE, hears).await?;
-        if !self.with(|world| world.patroni[member].alive) {
+        let answers = until(&self.shared, cal::REST_PATIENCE, hears).await?;
+        if !answers || !self.with(|world| world.patroni[member].alive) {
             return None;
         }
         let wait =

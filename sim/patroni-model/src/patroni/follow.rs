@@ -103,8 +103,10 @@ impl Patroni {
         if !key.is_some_and(|key| key.data.checkpointed) {
             return; // the leader has not run a checkpoint yet; a later turn tries again
         }
-        let wait =
-            self.with(|world| cal::REWIND.draw(&mut world.dice) + 40 * world.way(me, leader));
+        let wait = self.with(|world| {
+            let spread = cal::of(world.settings.transport, cal::REWIND);
+            spread.draw(&mut world.dice) + 40 * world.way(me, leader)
+        });
         self.sleep(wait).await;
         self.with(|world| {
             if !world.reach(me, leader) || !world.pg[leader].primary() {

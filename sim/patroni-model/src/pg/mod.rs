@@ -116,8 +116,20 @@ impl Pg {
 impl World {
     /// Starts a postmaster; it replays what a crash left first.
     pub(crate) fn pg_start(&mut self, member: usize, primary: bool, upstream: Option<usize>) {
+        let spread = cal::of(self.settings.transport, cal::POSTGRES_START);
+        let wait = spread.draw(&mut self.dice);
+        self.pg_start_within(member, primary, upstream, wait);
+    }
+
+    /// The same, and how long it takes without what a crash left.
+    pub(crate) fn pg_start_within(
+        &mut self,
+        member: usize,
+        primary: bool,
+        upstream: Option<usize>,
+        mut wait: At,
+    ) {
         let unclean = self.pg[member].control == Control::InProduction;
-        let mut wait = cal::POSTGRES_START.draw(&mut self.dice);
         if unclean {
             wait += cal::CRASH_RECOVERY.draw(&mut self.dice);
         }
@@ -209,7 +221,11 @@ impl World {
         self.stream_ends(member);
         self.pg[member].state = State::Promoting;
         let postmaster = self.pg[member].postmaster;
-        let wait = cal::PROMOTION.draw(&mut self.dice);
+        let mut wait = cal::PROMOTION.draw(&mut self.dice);
+        // Whoever is promoted has lost its upstream: also in a switchover, whose leader stops first.
+        if self.dice.hits(cal::PROMOTION_SLEEPS) {
+            wait += cal::WALRECEIVER_AGAIN;
+        }
         self.agenda
             .after(wait, Event::Promoted { member, postmaster });
     }

@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    fn silence_patience(&self) -> At {
+    pub(crate) fn silence_patience(&self) -> At {
         match self.settings.transport {
             holdfast_plan::drill::Transport::Mesh => cal::LINK_GRACE_MESH,
             holdfast_plan::drill::Transport::Loopback => cal::REPLICATION_PATIENCE,
