@@ -88,7 +88,7 @@ impl World {
         if !self.patroni[member].alive {
             return (way, None);
         }
-        let wait = way + cal::REST_ANSWER.draw(&mut self.dice);
+        let wait = way + cal::CHECK_ANSWER.draw(&mut self.dice);
         let leads = self.leads(member);
         if wait >= cal::CHECK_PATIENCE {
             return (cal::CHECK_PATIENCE, None);

@@ -19,6 +19,8 @@ use crate::world::World;
 const LOOKS: At = 200_000;
 /// A failover that was refused is asked for again so long.
 const FORCED_WITHIN: At = 30_000_000;
+/// And so much later.
+const ASKS_AGAIN: At = 20_000;
 
 /// Waits until the cluster is whole, as long as the drill allows.
 async fn until_whole(shared: &Shared) {
@@ -183,7 +185,7 @@ pub(crate) async fn force_failover(shared: &Shared, seed: u64) {
     }
     shared.borrow_mut().mend(candidate);
     shared.borrow_mut().fault();
-    for _ in 0..FORCED_WITHIN / cal::POLL {
+    for _ in 0..FORCED_WITHIN / ASKS_AGAIN {
         if force(shared, candidate).await {
             return;
         }
@@ -213,7 +215,7 @@ async fn force(shared: &Shared, candidate: usize) -> bool {
     };
     let answer = until(shared, FORCED_WITHIN, taken).await;
     if answer != Some(true) {
-        sleep(shared, cal::POLL).await;
+        sleep(shared, ASKS_AGAIN).await;
     }
     answer == Some(true)
 }

@@ -122,7 +122,8 @@ pub(crate) async fn line_back(shared: &Shared, member: usize) {
 /// A member's sidecar starts Patroni again, which starts the rest.
 pub(crate) fn start_database(shared: &Shared, member: usize) {
     let mut world = shared.borrow_mut();
-    let wait = cal::PATRONI_START.draw(&mut world.dice);
+    let spread = cal::of(world.settings.transport, cal::PATRONI_START);
+    let wait = spread.draw(&mut world.dice);
     world.patroni_starts(&Rc::clone(shared), member, wait);
 }
 

@@ -50,7 +50,10 @@ impl Patroni {
 
     /// Crash recovery in single-user mode, which ends with a checkpoint of its own.
     async fn recover_alone(self) {
-        let wait = self.with(|world| cal::CRASH_RECOVERY.draw(&mut world.dice));
+        let wait = self.with(|world| {
+            let spread = cal::of(world.settings.transport, cal::CRASH_RECOVERY);
+            spread.draw(&mut world.dice)
+        });
         self.sleep(wait).await;
         self.with(|world| {
             let pg = &mut world.pg[self.me];

@@ -131,7 +131,7 @@ impl World {
     ) {
         let unclean = self.pg[member].control == Control::InProduction;
         if unclean {
-            wait += cal::CRASH_RECOVERY.draw(&mut self.dice);
+            wait += cal::CRASH_REPLAY.draw(&mut self.dice);
         }
         let pg = &mut self.pg[member];
         pg.state = State::Starting { primary };
