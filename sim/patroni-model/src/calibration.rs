@@ -106,7 +106,7 @@ pub(crate) const CHECKPOINT: Spread = Spread::ms(50, 150, 600);
 /// it reads and writes every file that changed, and syncs the directory).
 pub(crate) const REWIND: [Spread; 2] = [
     Spread::ms(3_800, 5_000, 8_500),
-    Spread::ms(3_800, 6_600, 12_000),
+    Spread::ms(3_800, 6_300, 12_000),
 ];
 /// A base backup beside the copying: its checkpoint, slots (measured: 87 to 151 MB in 4.2 to 5.8 s
 /// until it streams, the start among it).

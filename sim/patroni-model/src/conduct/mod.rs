@@ -414,5 +414,8 @@ pub(crate) fn target(world: &mut World, target: Target, seed: u64) -> usize {
 
 /// Whether a blow means that somebody else is to lead.
 pub(crate) fn moves(blow: &Blow) -> bool {
-    matches!(blow, Blow::Switchover | Blow::ForceFailover)
+    matches!(
+        blow,
+        Blow::Switchover | Blow::ForceFailover | Blow::RollingRestart
+    )
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::strike::{start_database, start_machine};
-use super::{LOOKS, WARM_UP, end};
+use super::{WARM_UP, end, until_whole};
 use crate::calibration as cal;
 use crate::draw::At;
 use crate::sim::{Shared, sleep};
@@ -83,19 +83,14 @@ pub(crate) async fn storm(shared: Shared) {
         }
     }
     shared.borrow_mut().kv_heals();
-    let (begin, bound) = {
-        let world = shared.borrow();
-        (world.agenda.now, world.settings.whole_bound)
+    until_whole(&shared).await;
+    // A session that was lost ends later, and somebody else takes over once more.
+    let wait = {
+        let settings = &shared.borrow().settings;
+        settings.ttl + settings.loop_wait
     };
-    while !shared.borrow_mut().whole() {
-        sleep(&shared, LOOKS).await;
-        if shared.borrow().agenda.now > begin + bound {
-            let mut world = shared.borrow_mut();
-            world.note("the cluster did not become whole in time".to_owned());
-            world.seen.cut_short = true;
-            break;
-        }
-    }
+    sleep(&shared, wait).await;
+    until_whole(&shared).await;
     end(&shared).await;
 }
 
