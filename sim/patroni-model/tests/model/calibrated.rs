@@ -52,7 +52,7 @@ fn a_loop_of_one_second_waits_for_almost_the_whole_ttl() {
     let found = Times::recovery(&times(soft(), 20, 1, 3), SEEDS);
     // Measured 19.7 / 20.0 / 20.5 on an idle machine; under load the first write is 0.5 s later.
     assert_in("the median", found.median(), 20.2..=21.0);
-    assert_covers(&found, (19.7, 20.5), 0.7);
+    assert_covers(&found, (19.7, 20.5), 1.4);
 }
 
 #[test]
