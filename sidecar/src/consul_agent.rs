@@ -36,6 +36,8 @@ const SERF_LAN_PORT: u16 = 8301;
 const SERF_WAN_PORT: u16 = 8302;
 /// How long an agent may take to end: a server hands nothing over, but closes its store.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// However often it ended: Patroni gives its key up when it has no agent for `retry_timeout`.
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
 /// Where the agent serves its API: to this machine alone.
 pub const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500);
 /// Beside Consul's data, lost with it.
@@ -184,6 +186,7 @@ pub(crate) fn child(
         after: vec![crate::run::MESH.parse().expect("letters are a name")],
         ready: Ready::ConsulAgent(endpoint()),
         stop_deadline: STOP_DEADLINE,
+        backoff_last: BACKOFF_LAST,
         ..Child::new(name, command.collect())
     })
 }

@@ -19,7 +19,8 @@ pub struct Span {
     /// What begins it; `None` is the gap around the blow, as clients saw it.
     ends: Option<(Point, Point)>,
     /// Whether model and kernel have to agree on it. Not on when the first log line says
-    /// something: that is the log's.
+    /// something, which is the log's; on a second within a longer span that has to agree, which is
+    /// the machine's; nor on when all is whole, which is a turn of the loop sooner or later.
     pub calibrated: bool,
 }
 
@@ -58,10 +59,10 @@ pub const SPANS: [Span; 11] = [
         "key free to first write",
         Point::KeyFree,
         Point::FirstAcknowledged,
-        true,
+        false,
     ),
     span(HEALED_TO_BACK, Point::Healed, Point::OldBack, true),
-    span(HEALED_TO_WHOLE, Point::Healed, Point::Whole, true),
+    span(HEALED_TO_WHOLE, Point::Healed, Point::Whole, false),
     span("fault to whole", Point::Fault, Point::Whole, false),
 ];
 

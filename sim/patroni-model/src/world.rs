@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use holdfast_plan::drill::{Mark, Point, Rejoin, Transport};
+use holdfast_plan::drill::{Blow, Mark, Point, Rejoin, Transport};
 
 use crate::calibration as cal;
 use crate::clients::Clients;
@@ -345,7 +345,8 @@ impl World {
             (false, false) => Rejoin::Replay,
         };
         self.seen.rejoins.push((member, rejoin));
-        if member == self.seen.leader && self.pg[from].primary() {
+        let is_wiped = matches!(self.settings.blow, Blow::Wipe { .. });
+        if (member == self.seen.leader || is_wiped) && self.pg[from].primary() {
             self.mark(Point::OldBack, Some(member), "pg_stat_replication");
         }
     }

@@ -344,11 +344,9 @@ fn rolling_restart(scene: &mut Scene<'_>) -> Result<Strike, StageError> {
 fn copy(scene: &mut Scene<'_>, link: &str, seed: u64) -> Result<Strike, StageError> {
     let member = target(scene, Target::Standby, seed)?;
     let mut strike = Strike::new(member);
-    // Both ends: the leader sends over it as well, its keeping of the key included.
-    let ends = [member, target(scene, Target::Leader, seed)?];
-    for end in ends {
-        scene.ground.shape(end, Some(link))?;
-    }
+    // The leader's line: it sends everything over it, its keeping of the key included.
+    let leader = target(scene, Target::Leader, seed)?;
+    scene.ground.shape(leader, Some(link))?;
     strike.at = scene.clock.now();
     let copied = change(scene, member, "POST", "/reinitialize", r#"{"force":true}"#)
         .and_then(|_| {
@@ -359,9 +357,7 @@ fn copy(scene: &mut Scene<'_>, link: &str, seed: u64) -> Result<Strike, StageErr
             scene.wait("the copy begins", SHOWS_BOUND, begun)
         })
         .and_then(|()| scene.whole(scene.drill.whole_bound));
-    for end in ends {
-        scene.ground.shape(end, None)?;
-    }
+    scene.ground.shape(leader, None)?;
     let took = copied? - strike.at;
     strike
         .notes

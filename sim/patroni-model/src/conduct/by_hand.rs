@@ -42,10 +42,10 @@ pub(crate) async fn copy(shared: &Shared, member: usize, link: &str) {
         world.fault();
         let leader = world.seen.leader;
         match Line::parse(link) {
-            // Both ends: the leader sends over it as well, its keeping of the key included.
-            Ok(line) => [member, leader].map(|end| world.hosts[end].shape = line),
-            Err(error) => [(); 2].map(|()| world.note(error.clone())),
-        };
+            // The leader's: it sends everything over it, its keeping of the key included.
+            Ok(line) => world.hosts[leader].shape = line,
+            Err(error) => world.note(error),
+        }
         world.pg_dies(member);
         world.pg[member].empty = true;
         world.patroni[member].wake = true;
@@ -53,8 +53,8 @@ pub(crate) async fn copy(shared: &Shared, member: usize, link: &str) {
     }
     until_whole(shared).await;
     let world = &mut *shared.borrow_mut();
-    for end in [member, world.seen.leader] {
-        world.hosts[end].shape = world.settings.line;
+    for host in &mut world.hosts {
+        host.shape = world.settings.line;
     }
 }
 
