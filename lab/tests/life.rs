@@ -301,7 +301,7 @@ fn the_loopback_of_nodes_stays_down_on_request() {
 
 #[test]
 fn mtu_and_offload_are_set_on_both_ends() {
-    let Some(prefix) = prefix('o') else { return };
+    let Some(prefix) = prefix('p') else { return };
     let lab = describe(&prefix)
         .mtu("n1", 1280)
         .offload(false)
@@ -387,7 +387,7 @@ fn an_emulated_link_is_changed_while_it_runs_and_ends_with_the_lab() {
 
 #[test]
 fn a_lab_that_fails_half_way_is_removed_and_says_what_failed() {
-    let Some(prefix) = prefix('z') else { return };
+    let Some(prefix) = prefix('m') else { return };
     let lab = describe(&prefix)
         .wire_binary(Path::new("/bin/false"))
         .link("n2", LinkSpec::none(), LinkSpec::none())
@@ -418,7 +418,7 @@ fn a_namespace_of_somebody_else_is_left_alone() {
 
 #[test]
 fn a_public_node_has_an_address_of_its_own() {
-    let Some(prefix) = prefix('y') else { return };
+    let Some(prefix) = prefix('n') else { return };
     let lab = Lab::builder(&prefix)
         .node("n1", Place::Public)
         .build()

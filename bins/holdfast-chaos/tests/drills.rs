@@ -149,7 +149,7 @@ fn as_the_model_says() -> Value {
         })
     };
     serde_json::json!({
-        "scenario": "soft", "digest": drill["scenario_digest"], "transport": "mesh",
+        "scenario": "soft", "digest": drill["played_digest"], "transport": "mesh",
         "rounds": [round(0), round(1), round(2)],
     })
 }

@@ -170,7 +170,7 @@ fn two_hundred_stopped_readers_leave_a_live_one_its_goodput() {
             .map(|_| world.open(0, 1, STOPPED, u64::MAX, false))
             .collect();
         // All of them run into their windows.
-        world.run(SECOND * 25);
+        world.run(SECOND * 50);
         let live = world.open(0, 1, SINK, u64::MAX, false);
         world.run(SECOND);
         let before = world.received_at(1, SINK);

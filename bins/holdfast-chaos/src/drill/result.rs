@@ -22,6 +22,8 @@ const TOLD_MAX: usize = 5;
 pub struct DrillResult {
     pub scenario: String,
     pub scenario_digest: String,
+    /// Of what is played, whatever is expected of it: a measurement's.
+    pub played_digest: String,
     pub world: &'static str,
     pub transport: Transport,
     /// The exit code of the gravest failure.
@@ -101,6 +103,7 @@ impl DrillResult {
         DrillResult {
             scenario: drill.name().to_owned(),
             scenario_digest: drill.digest().to_owned(),
+            played_digest: drill.played().to_owned(),
             world: world.as_str(),
             transport,
             exit_code: codes.chain(broken).max().unwrap_or(0),
