@@ -27,8 +27,7 @@ pub const KERNEL_DRILLS_DEFAULT: [&str; 2] = ["failover-postmaster", "switchover
 pub const UNMEASURED: [&str; 2] = ["consul-agent-restart", "no-false-failover-copy"];
 /// Spans on which the model is known to be apart from what was measured, as
 /// `docs/patroni-model.md` tells: this list, too, may only become shorter.
-pub const KNOWN_APART: [(&str, &str); 8] = [
-    ("disk-loss-primary", "healed to old back"),
+pub const KNOWN_APART: [(&str, &str); 7] = [
     ("disk-loss-replica", "write gap"),
     ("forced-failover", "healed to old back"),
     ("pause-maintenance", "fault to key free"),
