@@ -585,7 +585,10 @@ fn write_chunks(
         match stream.write_chunks(chunks) {
             Ok(taken) if taken.bytes == 0 => break,
             Ok(taken) => written += taken.bytes,
-            Err(WriteError::Blocked) if written > 0 => break,
+            Err(WriteError::Blocked) if written > 0 => {
+                mark!("stream/blocked");
+                break;
+            }
             Err(error) => return Err(error),
         }
     }
