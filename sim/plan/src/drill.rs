@@ -170,6 +170,19 @@ pub enum Blow {
     ForceFailover,
 }
 
+impl Blow {
+    /// Whether nobody should take over because of it, late ones included.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        match self {
+            Blow::Kill { what, .. } => *what == Processes::Agent,
+            // The last restart moves the leader; then it stays.
+            Blow::Copy { .. } | Blow::DiskStall { .. } | Blow::Pause | Blow::RollingRestart => true,
+            _ => false,
+        }
+    }
+}
+
 /// When what was broken is mended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heal {

@@ -159,7 +159,7 @@ fn sweep() -> anyhow::Result<ExitCode> {
     for prefix in Lab::prefixes()? {
         // One that cannot be read is left for `down`.
         let half_made = Mesh::attach(&prefix).is_ok_and(|mesh| mesh.is_half_made());
-        if half_made && !Lab::maker_is_alive(&prefix)? && state::clean(&prefix)? {
+        if half_made && !Lab::maker_is_alive(&prefix)? && Lab::clean(&prefix)? {
             swept.push(prefix);
         }
     }

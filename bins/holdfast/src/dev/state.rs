@@ -130,7 +130,7 @@ impl Mesh {
     }
 
     /// Where a node keeps everything: its disk.
-    fn own_folder(&self, node: &str) -> PathBuf {
+    pub fn own_folder(&self, node: &str) -> PathBuf {
         self.disks.join(node)
     }
 

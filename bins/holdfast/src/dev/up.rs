@@ -168,7 +168,7 @@ fn write_files(mesh: &Mesh, plan: &Plan) -> anyhow::Result<()> {
             address: mesh.lab.address(node)?,
             gateways: &gateways,
         };
-        let (path, own) = (mesh.config(node), mesh.disks().join(node));
+        let (path, own) = (mesh.config(node), mesh.own_folder(node));
         std::fs::write(&path, plan.toml(ordinal, &place))
             .and_then(|()| std::fs::create_dir(&own))
             .with_context(|| format!("cannot write {}", path.display()))?;

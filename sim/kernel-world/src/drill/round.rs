@@ -289,7 +289,7 @@ fn aftermath(
     }
     let whole = scene.whole(drill.whole_bound)?;
     story.whole = Some(whole);
-    if is_calm(&drill.blow) {
+    if drill.blow.is_calm() {
         stays(scene, strike, round, story)?;
     }
     scene.until(scene.clock.now() + TAIL)?;
@@ -307,16 +307,6 @@ fn ends_sidecars(blow: &Blow) -> bool {
         }
     );
     machine || matches!(blow, Blow::Freeze { .. } | Blow::Partition { .. })
-}
-
-/// Whether nobody should take over because of it, late ones included.
-fn is_calm(blow: &Blow) -> bool {
-    match blow {
-        Blow::Kill { what, .. } => *what == Processes::Agent,
-        // The last restart moves the leader; then it stays.
-        Blow::Copy { .. } | Blow::DiskStall { .. } | Blow::Pause | Blow::RollingRestart => true,
-        _ => false,
-    }
 }
 
 /// A session that was lost in the blow ends only when its time is over: until then, and a loop

@@ -8,7 +8,7 @@ mod strike;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use holdfast_plan::drill::{Blow, Heal, Mark, Point, Processes, Round, Synchronous, Target};
+use holdfast_plan::drill::{Blow, Heal, Mark, Point, Round, Synchronous, Target};
 use holdfast_workload::Outcome;
 
 use crate::clients::Statement;
@@ -247,7 +247,7 @@ async fn conduct(shared: Shared, seed: u64) {
         let mut world = shared.borrow_mut();
         world.mark(Point::Whole, None, "patronictl list");
     }
-    if is_calm(&blow) {
+    if blow.is_calm() {
         stays(&shared, &blow, healed).await;
     }
     run_on(&shared).await;
@@ -269,16 +269,6 @@ async fn until_whole(shared: &Shared) -> bool {
             return false;
         }
         sleep(shared, LOOKS).await;
-    }
-}
-
-/// Whether nobody should take over because of it, late ones included.
-fn is_calm(blow: &Blow) -> bool {
-    match blow {
-        Blow::Kill { what, .. } => *what == Processes::Agent,
-        // The last restart moves the leader; then it stays.
-        Blow::Copy { .. } | Blow::DiskStall { .. } | Blow::Pause | Blow::RollingRestart => true,
-        _ => false,
     }
 }
 
