@@ -14,9 +14,6 @@ mod panics;
 use crate::oracle::verdict;
 use crate::{FailureClass, Scenario, Verdict, Violation};
 
-/// What of core's dependencies draws entropy that it cannot be given, beyond
-/// [`ALLOWED_BY_DEFAULT`]: BBR a phase when it is built.
-const ENTROPY_OF_CORE: &[&str] = &["quinn-proto-0.11.19/src/congestion/bbr/"];
 /// What reads a clock to no effect: `fastrand` is seeded again before each use.
 const CLOCKS_OF_CORE: &[&str] = &["fastrand"];
 
@@ -173,7 +170,6 @@ fn play(
         WorldKind::Kernel => body(),
         WorldKind::Core => {
             let interposer = interposer(plan.seed).allow_entropy(ALLOWED_BY_DEFAULT);
-            let interposer = interposer.allow_entropy(ENTROPY_OF_CORE);
             interposer.allow_clocks(CLOCKS_OF_CORE).run(body).value
         }
         // tokio reads its clock so often that to ask each time by whom takes longer than the

@@ -5,6 +5,7 @@
 //! and breaks no stream. What a new path does change, congestion and round-trip estimates,
 //! is reset through [`Quic::path_changed`].
 
+mod bbr;
 mod tls;
 mod window;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn_proto::congestion::{ControllerFactory, CubicConfig};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent,
     EcnCodepoint, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig,
@@ -25,6 +26,7 @@ use crate::config::{Congestion, Limits};
 use crate::entropy::{Entropy, Seed};
 use crate::identity::{Identity, PublicKey};
 use crate::types::LinkId;
+use bbr::BbrFactory;
 use tls::EntropyScope;
 use window::{Room, Roomy};
 
@@ -277,7 +279,7 @@ fn transport(config: &QuicConfig<'_>, room: Room) -> TransportConfig {
     mtu.upper_bound(limits.mtu_max);
     let inner: Arc<dyn ControllerFactory + Send + Sync> = match config.congestion {
         Congestion::Cubic => Arc::new(CubicConfig::default()),
-        Congestion::Bbr => Arc::new(BbrConfig::default()),
+        Congestion::Bbr => Arc::new(BbrFactory),
     };
     let mut transport = TransportConfig::default();
     transport

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bugs;
+mod congestion;
 mod machines;
 mod paths;
 mod reload;

@@ -40,14 +40,13 @@ fn history(seed: u8) -> Vec<String> {
 
 /// On a fresh thread that aborts when time or entropy is read that was not injected.
 ///
-/// Three are known. `stun-types` draws transaction ids of TURN requests from `rand`, and
-/// quinn's BBR a random phase: both are served from the seed. `fastrand` reads a clock when a
-/// thread first uses it; we seed it before each use, so that what it read has no effect.
+/// Two are known. `stun-types` draws transaction ids of TURN requests from `rand`, served from the
+/// seed. `fastrand` reads a clock when a thread first uses it; we seed it before each use, so that
+/// what it read has no effect.
 fn simulated(seed: u8) -> Vec<String> {
     let _ = crate::world::origin();
     Interposer::new([seed; 32])
         .allow_entropy(holdfast_interposer::ALLOWED_BY_DEFAULT)
-        .allow_entropy(&["quinn-proto-0.11.19/src/congestion/bbr/"])
         .allow_clocks(&["fastrand"])
         .run(|| history(seed))
         .value

@@ -45,13 +45,8 @@ use crate::log::Log;
 use crate::world::World;
 
 /// Who draws entropy of its own in this world, for `holdfast_interposer`: the STUN and TURN
-/// stack and BBR, as in every world.
-pub const ALLOWED_ENTROPY: &[&str] = &[
-    "stun_types",
-    "stun_proto",
-    "turn_*",
-    "quinn-proto-0.11.19/src/congestion/bbr/",
-];
+/// stack, as in every world.
+pub const ALLOWED_ENTROPY: &[&str] = &["stun_types", "stun_proto", "turn_*"];
 
 /// Who reads a real clock in this world, without an effect, as narrow as it can be said: every
 /// task has turmoil and tokio in its backtrace.

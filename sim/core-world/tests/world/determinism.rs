@@ -37,7 +37,6 @@ fn simulated(plan: &Plan, mode: TraceMode) -> Journal {
     let _ = holdfast_core_world::origin();
     Interposer::new([1; 32])
         .allow_entropy(holdfast_interposer::ALLOWED_BY_DEFAULT)
-        .allow_entropy(&["quinn-proto-0.11.19/src/congestion/bbr/"])
         .allow_clocks(&["fastrand"])
         .run(|| holdfast_core_world::play(plan, mode).unwrap())
         .value
