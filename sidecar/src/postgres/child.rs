@@ -15,11 +15,11 @@ use holdfast_postgres::{Place, Settings};
 /// How long PostgreSQL has for a clean shutdown: a checkpoint, and what replicas have not received
 /// yet. After that it is shut down immediately, which loses nothing that was acknowledged.
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// First and longest wait before another start. Long enough for a log that can be read, short
-/// enough that what was mended goes on by itself, and that Patroni is back long before its key
-/// expires.
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-const BACKOFF_LAST: Duration = Duration::from_secs(10);
+/// Longest wait before another start, however often it ended: the fence ends a server that has had
+/// no Patroni for 5 s.
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
+/// Patroni that was ready for as long has recovered: the next wait is the first again.
+const RECOVERED: Duration = Duration::from_secs(10);
 /// Longest time for all that is checked: programs are run, and the KV is asked several times.
 const CHECK_LIMIT: Duration = Duration::from_secs(90);
 /// Variables that would change what Patroni, PostgreSQL or libpq are told by files.
@@ -47,8 +47,8 @@ pub(super) fn supervised(
         // Anybody can be there: `initdb` and `pg_ctl` come back to where they were started.
         dir: Some("/".into()),
         stop_deadline: STOP_DEADLINE,
-        backoff_first: BACKOFF_FIRST,
         backoff_last: BACKOFF_LAST,
+        window: RECOVERED,
         // No rest: PostgreSQL would run on meanwhile, and nobody would manage it.
         max_restarts: RESTARTS_MAX,
         ..Child::new(NAME.parse().expect("letters are a name"), command.to_vec())

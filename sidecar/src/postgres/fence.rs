@@ -4,20 +4,23 @@
 //! the fence keeps on while a start is refused, looked for, waits for the Consul agent, fails again
 //! and again, or hangs, and while the machine has no slot yet.
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_core::types::Vip;
 use holdfast_io::clock::Clock;
-use holdfast_io::http::{Client, Endpoint, Method, Stop};
+use holdfast_io::http::{Client, Endpoint, Method, StatusCode, Stop};
 use holdfast_io::real::{RealClock, RealNet, RealSpawn};
 use holdfast_io::spawn::{Spawn, Task};
 use holdfast_postgres::Settings;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::child::STOP_DEADLINE;
@@ -30,18 +33,100 @@ const TICK: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Its answer says nothing else that counts, bytes.
 const ANSWER_LEN_MAX: usize = 64 << 10;
+/// How often it is asked for its `ttl`, which may be edited live.
+const LEARN_EVERY: Duration = Duration::from_secs(5);
+/// Patroni takes less for as much.
+const TTL_MIN: Duration = Duration::from_secs(20);
 /// How long a server may take to end cleanly that nobody manages.
 const ABANDONED_LIMIT: Duration = Duration::from_secs(5);
 /// How much earlier a server without any Patroni is ended than one whose Patroni starts or hangs:
 /// the key's last renewal may have failed, and have been tried again for this long, before Patroni
 /// ended.
 const WITHOUT_EARLIER: Duration = Duration::from_secs(10);
-/// No patience is shorter: Patroni is back from a crash after 0.5 s, a look and its own start.
+/// No patience is shorter: Patroni is back from a crash after 0.2 to 2 s, a look and its own start.
 const PATIENCE_MIN: Duration = Duration::from_secs(5);
 /// What the next life of the sidecar reads of this one, in the folder of its state.
 const NOTE: &str = "fence.json";
 /// A longer note is none, bytes.
 const NOTE_LEN_MAX: u64 = 16 << 10;
+
+/// How long Patroni may be silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Patience {
+    /// When it has no process.
+    without_ms: u64,
+    /// When it has one: it starts, or hangs.
+    silent_ms: u64,
+}
+
+impl Patience {
+    /// The key that the server may lead by was renewed up to `loop_wait` before Patroni was heard
+    /// last, and expires `ttl` after that. The server needs some time to end before.
+    fn new(ttl: Duration, loop_wait: Duration) -> Patience {
+        let left = ttl.saturating_sub(loop_wait);
+        let silent = left.saturating_sub(ABANDONED_LIMIT);
+        let without = silent.saturating_sub(WITHOUT_EARLIER);
+        let ms = |patience: Duration| {
+            u64::try_from(patience.max(PATIENCE_MIN).as_millis()).unwrap_or(u64::MAX)
+        };
+        Patience {
+            without_ms: ms(without),
+            silent_ms: ms(silent),
+        }
+    }
+
+    fn min(self, other: Patience) -> Patience {
+        Patience {
+            without_ms: self.without_ms.min(other.without_ms),
+            silent_ms: self.silent_ms.min(other.silent_ms),
+        }
+    }
+}
+
+/// What Patroni goes by, edited live or not: its `GET /config`, with its own defaults.
+#[derive(Deserialize)]
+struct Live {
+    #[serde(default = "Live::ttl")]
+    ttl: Seconds,
+    #[serde(default = "Live::loop_wait")]
+    loop_wait: Seconds,
+}
+
+/// Patroni reads all of these with Python's `int`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(f64),
+    Text(String),
+}
+
+impl Live {
+    fn ttl() -> Seconds {
+        Seconds::Number(30.0)
+    }
+
+    fn loop_wait() -> Seconds {
+        Seconds::Number(10.0)
+    }
+
+    fn patience(answer: &[u8]) -> Option<Patience> {
+        // An object: a struct would be read of a list as well.
+        let config: Map<String, Value> = serde_json::from_slice(answer).ok()?;
+        let live: Live = serde_json::from_value(Value::Object(config)).ok()?;
+        let ttl = live.ttl.read()?.max(TTL_MIN);
+        Some(Patience::new(ttl, live.loop_wait.read()?))
+    }
+}
+
+impl Seconds {
+    fn read(&self) -> Option<Duration> {
+        let seconds = match self {
+            Seconds::Number(number) => *number,
+            Seconds::Text(text) => text.trim().parse().ok()?,
+        };
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
 
 /// A server, and who has to be heard for it to run on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,67 +134,90 @@ pub(crate) struct Fence {
     data_dir: PathBuf,
     /// Patroni's, at the VIP of the server.
     rest: SocketAddr,
-    /// How long it may be silent when it has no process.
-    without_ms: u64,
-    /// How long when it has one: it starts, or hangs.
-    silent_ms: u64,
+    #[serde(flatten)]
+    patience: Patience,
 }
 
 impl Fence {
-    /// The key that the server may lead by was renewed up to `loop_wait` before Patroni was heard
-    /// last, and expires `ttl` after that. The server needs some time to end before.
+    /// By what the file says, until Patroni says what it goes by.
     pub(super) fn new(settings: &Settings, vip: Vip) -> Fence {
-        let left = settings.ttl.saturating_sub(settings.loop_wait);
-        let silent = left.saturating_sub(ABANDONED_LIMIT);
-        let without = silent.saturating_sub(WITHOUT_EARLIER);
-        let ms = |patience: Duration| {
-            u64::try_from(patience.max(PATIENCE_MIN).as_millis()).unwrap_or(u64::MAX)
-        };
         Fence {
             data_dir: settings.data_dir.clone(),
             rest: SocketAddr::new(vip.addr(), settings.rest_port),
-            without_ms: ms(without),
-            silent_ms: ms(silent),
+            patience: Patience::new(settings.ttl, settings.loop_wait),
         }
     }
 
+    fn is_of_server(&self, other: &Fence) -> bool {
+        (&self.data_dir, self.rest.ip()) == (&other.data_dir, other.rest.ip())
+    }
+}
+
+/// A fence at work: how patient it is may be learned anew.
+struct Keeper {
+    fence: RefCell<Fence>,
+    /// What the file says: a longer one that was edited live may not be in force yet.
+    most: Cell<Patience>,
+    /// For the next life of the sidecar.
+    note: PathBuf,
+    shared: Shared,
+}
+
+impl Keeper {
     /// Keep on until the future is dropped.
-    async fn keep(self, shared: Shared) {
-        let rest: Endpoint = format!("http://{}", self.rest)
+    async fn keep(self: Rc<Keeper>) {
+        let Fence { data_dir, rest, .. } = self.fence.borrow().clone();
+        let rest: Endpoint = format!("http://{rest}")
             .parse()
             .expect("an address with a port is a server's");
         let mut patroni = Client::new(RealNet, RealClock, RealSpawn, rest);
         let mut heard = RealClock.now().mono;
+        let mut learned = None;
         loop {
             // Where none runs there is nothing to be late with: what Patroni makes, copies or
             // rewinds has no postmaster.
-            let runs = postmaster::Postmaster::of(&self.data_dir).is_some();
-            let path = "/liveness";
-            let ask = patroni.request(
-                Method::GET,
-                path,
-                Bytes::new(),
-                ANSWER_LEN_MAX,
-                ANSWER_LIMIT,
-            );
+            let runs = postmaster::Postmaster::of(&data_dir).is_some();
             // Whatever it says: it is there, and knows better.
-            if !runs || ask.await.is_ok() {
+            let speaks = runs && ask(&mut patroni, "/liveness").await.is_some();
+            if !runs || speaks {
                 heard = RealClock.now().mono;
             }
-            let (patience, limit) = self.patience(&shared);
+            if speaks && learned.is_none_or(|at| heard >= at + LEARN_EVERY) {
+                learned = Some(heard);
+                let config = ask(&mut patroni, "/config").await;
+                let config = config.filter(|(status, _)| status.is_success());
+                self.learn(config.as_ref().map(|(_, answer)| &answer[..]));
+            }
+            let (patience, limit) = self.patience();
             let now = RealClock.now().mono;
             if now >= heard + patience {
                 let silent_s = now.saturating_duration_since(heard).as_secs();
                 tracing::error!(silent_s, "nobody manages PostgreSQL here: it is ended");
-                end_within(&self.data_dir, limit).await;
+                end_within(&data_dir, limit).await;
             }
             RealClock.sleep(TICK).await;
         }
     }
 
+    /// A live edit of `ttl` counts from here on, and for the next life.
+    fn learn(&self, answer: Option<&[u8]>) {
+        let Some(patience) = answer.and_then(Live::patience) else {
+            return;
+        };
+        self.set(patience.min(self.most.get()));
+    }
+
+    fn set(&self, patience: Patience) {
+        let mut fence = self.fence.borrow_mut();
+        if fence.patience != patience {
+            fence.patience = patience;
+            note_down(&self.note, Some(&fence));
+        }
+    }
+
     /// How long Patroni may be silent, and how long the server may then take to end cleanly.
-    fn patience(&self, shared: &Shared) -> (Duration, Duration) {
-        let (lives, stops) = shared.view(|status| {
+    fn patience(&self) -> (Duration, Duration) {
+        let (lives, stops) = self.shared.view(|status| {
             let mut children = status.children.iter();
             let patroni = children.find(|child| child.name == NAME);
             let lives = patroni.is_some_and(|patroni| patroni.pid.is_some());
@@ -122,19 +230,34 @@ impl Fence {
         } else {
             ABANDONED_LIMIT
         };
-        let patience = match lives || stops {
-            true => self.silent_ms,
-            false => self.without_ms,
+        let Patience {
+            without_ms,
+            silent_ms,
+        } = self.fence.borrow().patience;
+        let patience = if lives || stops {
+            silent_ms
+        } else {
+            without_ms
         };
         (Duration::from_millis(patience), limit)
     }
+}
+
+/// What Patroni answers, with whatever status.
+async fn ask(
+    patroni: &mut Client<RealNet, RealClock, RealSpawn>,
+    path: &str,
+) -> Option<(StatusCode, Bytes)> {
+    let (body, limit) = (Bytes::new(), ANSWER_LIMIT);
+    let asking = patroni.request(Method::GET, path, body, ANSWER_LEN_MAX, limit);
+    asking.await.ok()
 }
 
 /// The fence of this machine, from before it has a slot until it ends.
 pub(crate) struct Fenced {
     note: PathBuf,
     shared: Shared,
-    kept: Option<(Fence, Task)>,
+    kept: Option<(Rc<Keeper>, Task)>,
 }
 
 impl Fenced {
@@ -157,36 +280,42 @@ impl Fenced {
 
     fn keep(&mut self, fence: Option<Fence>) {
         self.kept = fence.map(|fence| {
-            let keeping = fence.clone().keep(self.shared.clone());
-            (fence, RealSpawn.spawn("fence", keeping))
+            let keeper = Rc::new(Keeper {
+                most: Cell::new(fence.patience),
+                fence: RefCell::new(fence),
+                note: self.note.clone(),
+                shared: self.shared.clone(),
+            });
+            (keeper.clone(), RealSpawn.spawn("fence", keeper.keep()))
         });
     }
 
     /// This is the server from now on. One that is left of another data directory or listens on
-    /// another VIP is ended first: its name and address may be another machine's.
+    /// another VIP is ended first: its name and address may be another machine's. Of the same one,
+    /// the shorter patience counts until Patroni is heard: it may go by what the file does not say.
     pub(crate) async fn change(&mut self, to: Option<Fence>) {
-        if let Some((old, _)) = &self.kept {
-            let same =
-                |new: &Fence| (&new.data_dir, new.rest.ip()) == (&old.data_dir, old.rest.ip());
-            if !to.as_ref().is_some_and(same) {
-                end_within(&old.data_dir, ABANDONED_LIMIT).await;
+        if let Some((keeper, _)) = &self.kept {
+            let old = keeper.fence.borrow().clone();
+            match to.as_ref().filter(|new| new.is_of_server(&old)) {
+                Some(new) if new.rest == old.rest => {
+                    keeper.most.set(new.patience);
+                    keeper.set(new.patience.min(old.patience));
+                    return;
+                }
+                Some(_) => {}
+                None => end_within(&old.data_dir, ABANDONED_LIMIT).await,
             }
         }
-        if self.kept.as_ref().map(|(old, _)| old) == to.as_ref() {
-            return;
-        }
-        if let Err(error) = write(&self.note, to.as_ref()) {
-            let note = self.note.display();
-            tracing::warn!(%note, %error, "the next start will not know what runs here");
-        }
+        note_down(&self.note, to.as_ref());
         self.keep(to);
     }
 
     /// End what is left when everything ends; asked once more, at once.
     pub(crate) async fn end(&self, asked: &mut mpsc::Receiver<Ask>) {
-        if let Some((fence, _)) = &self.kept {
+        if let Some((keeper, _)) = &self.kept {
             let (hurry, stop) = Stop::new();
-            let ending = end_by(&fence.data_dir, stop, RealClock.now().mono + STOP_DEADLINE);
+            let data_dir = keeper.fence.borrow().data_dir.clone();
+            let ending = end_by(&data_dir, stop, RealClock.now().mono + STOP_DEADLINE);
             let hurry = || {
                 hurry.send_replace(true);
             };
@@ -222,6 +351,13 @@ fn read(note: &Path) -> io::Result<Option<Fence>> {
         Err(error) => return Err(error),
     };
     Ok(Some(serde_json::from_slice(&text)?))
+}
+
+fn note_down(note: &Path, fence: Option<&Fence>) {
+    if let Err(error) = write(note, fence) {
+        let note = note.display();
+        tracing::warn!(%note, %error, "the next start will not know what runs here");
+    }
 }
 
 fn write(note: &Path, fence: Option<&Fence>) -> io::Result<()> {
@@ -294,9 +430,20 @@ mod tests {
         Fence {
             data_dir: fake.folder.clone(),
             rest: rest.parse().unwrap(),
-            without_ms: patience_ms,
-            silent_ms: patience_ms,
+            patience: Patience {
+                without_ms: patience_ms,
+                silent_ms: patience_ms,
+            },
         }
+    }
+
+    fn keeper(fence: Fence, shared: &Shared) -> Rc<Keeper> {
+        Rc::new(Keeper {
+            most: Cell::new(fence.patience),
+            note: fence.data_dir.join(NOTE),
+            fence: RefCell::new(fence),
+            shared: shared.clone(),
+        })
     }
 
     /// Answers as a Patroni whose loop is stuck; how often it has.
@@ -324,7 +471,8 @@ mod tests {
         block_on(async {
             let (addr, asked, patroni) = patroni().await;
             let fence = fence(&fake, &addr.to_string(), SHORT_MS);
-            let _kept = RealSpawn.spawn("fence", fence.keep(Shared::default()));
+            let keeper = keeper(fence, &Shared::default());
+            let _kept = RealSpawn.spawn("fence", keeper.keep());
             // More answers than fit into its patience.
             let enough = u32::try_from(SHORT_MS / 500).unwrap() + 3;
             until("it is asked", || asked.get() >= enough).await;
@@ -365,6 +513,55 @@ mod tests {
     }
 
     #[test]
+    fn a_ttl_that_was_edited_live_counts_now_and_in_the_next_life() {
+        let mut fake = Fake::start("learn", "trap 'exit 7' INT");
+        let left = fence(&fake, "127.50.0.201:1", 600_000);
+        let keeper = keeper(left.clone(), &Shared::default());
+        for nothing in [None, Some(&b"no"[..]), Some(b"[]"), Some(b"{\"ttl\": -1}")] {
+            keeper.learn(nothing);
+        }
+        assert_eq!(*keeper.fence.borrow(), left);
+        let patience = |config: &str| {
+            keeper.learn(Some(config.as_bytes()));
+            keeper.fence.borrow().patience.silent_ms / 1_000
+        };
+        assert_eq!(patience("{}"), 15, "Patroni's own");
+        assert_eq!(patience(r#"{"ttl": "60", "loop_wait": 10.0}"#), 45);
+        assert_eq!(patience(r#"{"ttl": 5}"#), 5, "Patroni makes 20 of it");
+        assert_eq!(
+            patience(r#"{"ttl": 9000}"#),
+            600,
+            "no longer than the file says"
+        );
+        assert_eq!(
+            patience(r#"{"ttl": 40, "loop_wait": 5, "pause": null}"#),
+            30
+        );
+        let learned = read(&keeper.note).unwrap().unwrap();
+        let (without_ms, silent_ms) = (20_000, 30_000);
+        assert_eq!(
+            learned.patience,
+            Patience {
+                without_ms,
+                silent_ms
+            }
+        );
+        block_on(async {
+            let mut fenced = Fenced::after_last_life(&fake.folder, &Shared::default());
+            fenced.change(Some(left)).await;
+            assert_eq!(
+                read(&keeper.note).unwrap(),
+                Some(learned),
+                "the shorter one"
+            );
+            fenced.change(None).await;
+        })
+        .unwrap();
+        assert_eq!(fake.child.wait().unwrap().code(), Some(7));
+        fs::remove_dir_all(&fake.folder).unwrap();
+    }
+
+    #[test]
     fn an_end_before_there_is_a_slot_ends_what_was_left_and_can_be_hurried() {
         let mut fake = Fake::start("early", "trap '' INT; trap 'exit 8' QUIT");
         block_on(async {
@@ -385,10 +582,10 @@ mod tests {
         let fence = Fence {
             data_dir: PathBuf::new(),
             rest: "127.50.0.201:8008".parse().unwrap(),
-            without_ms: 5_000,
-            silent_ms: 15_000,
+            patience: Patience::new(Duration::from_secs(30), Duration::from_secs(10)),
         };
         let shared = Shared::default();
+        let keeper = keeper(fence, &shared);
         let with = |pid: Option<u32>, state: &str| {
             let patroni = ChildStatus {
                 name: NAME.to_owned(),
@@ -397,7 +594,7 @@ mod tests {
                 ..ChildStatus::default()
             };
             shared.update(|status| status.children = vec![patroni]);
-            let (patience, limit) = fence.patience(&shared);
+            let (patience, limit) = keeper.patience();
             (patience.as_secs(), limit.as_secs())
         };
         assert_eq!(with(None, "waiting"), (5, 5));
