@@ -241,8 +241,7 @@ impl World {
         let leads = self.kv.keys.leader.is_some_and(|key| key.who == member);
         let sends = leads && self.patroni.iter().any(|face| face.copying);
         match sends {
-            // There and back is two lines each way.
-            true => line.queue.min(cal::QUEUE_ROUND_TRIPS * 4 * line.delay),
+            true => line.queue.min(cal::BULK_QUEUE),
             false => 0,
         }
     }
@@ -273,6 +272,16 @@ impl World {
             .flatten()
             .map(|rate| rate * cal::LINE_GOODPUT_PERCENT / 100);
         lines.min().unwrap_or(most).min(most).max(1)
+    }
+
+    /// A base backup begins and ends with a new segment of WAL. What was left of the old one is sent
+    /// as zeros, to the standby and to the copy, and what is written next waits behind it: until
+    /// when.
+    pub(crate) fn switch_segment(&mut self, leader: usize, standby: usize, left: u64) -> At {
+        let takes = 2 * left * 1_000_000 / self.bytes_per_s(leader, standby);
+        let until = &mut self.pg[leader].padded_until;
+        *until = (*until).max(self.agenda.now + takes);
+        takes
     }
 
     pub(crate) fn name(member: usize) -> String {

@@ -36,7 +36,8 @@ pub async fn prepare<S: AsyncRead + AsyncWrite + Unpin>(
     bounded(within, session.rows(TABLES)).await.map(drop)
 }
 
-/// Fills a table of its own until it has so many bytes, with what does not compress.
+/// Fills a table of its own until it has so many bytes, with what does not compress. It is at rest
+/// then: what fresh rows leave to the first vacuum writes every page once more, some minutes later.
 ///
 /// # Errors
 /// When the server says no, or it takes longer than `within`.
@@ -61,7 +62,8 @@ pub async fn fill<S: AsyncRead + AsyncWrite + Unpin>(
             session.rows(&sql).await?;
             there += batch;
         }
-        Ok(())
+        let rest = "VACUUM (FREEZE, ANALYZE) holdfast_workload.filler";
+        session.rows(rest).await.map(drop)
     })
     .await
 }

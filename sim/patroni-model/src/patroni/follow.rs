@@ -123,28 +123,44 @@ impl Patroni {
         });
     }
 
-    /// A base backup from the leader, and its start.
-    pub(crate) async fn clone_from(self, leader: usize) {
-        let me = self.me;
-        let (mut left, begin) = self.with(|world| {
-            let bytes = world.settings.fill + cal::EMPTY_CLUSTER_BYTES;
-            let copying = bytes.saturating_mul(1_000_000) / world.bytes_per_s(leader, me);
-            world.patroni[me].copying = true;
-            let fixed = cal::BACKUP_FIXED.draw(&mut world.dice);
-            (
-                fixed + copying,
-                (world.pg[leader].branch, world.pg[leader].lsn),
-            )
-        });
+    /// Whether the leader is there for so long.
+    async fn sends_for(&self, leader: usize, mut left: At) -> bool {
         while left > 0 {
             let slice = left.min(COPY_LOOKS);
             self.sleep(slice).await;
             left -= slice;
-            let there = self.with(|world| world.reach(me, leader) && world.pg[leader].accepts());
+            let there =
+                self.with(|world| world.reach(self.me, leader) && world.pg[leader].accepts());
             if !there {
-                self.face(|face| face.copying = false);
-                return;
+                return false;
             }
+        }
+        true
+    }
+
+    /// A base backup from the leader, and its start.
+    pub(crate) async fn clone_from(self, leader: usize) {
+        let me = self.me;
+        let (left, begin) = self.with(|world| {
+            let bytes = world.settings.fill + cal::EMPTY_CLUSTER_BYTES;
+            let copying = bytes.saturating_mul(1_000_000) / world.bytes_per_s(leader, me);
+            world.patroni[me].copying = true;
+            let fixed = cal::BACKUP_FIXED.draw(&mut world.dice);
+            let left = world.dice.between(0, cal::SEGMENT);
+            let padding = world.switch_segment(leader, me, left);
+            (
+                fixed + copying + padding / 2,
+                (world.pg[leader].branch, world.pg[leader].lsn),
+            )
+        });
+        let mut whole = self.sends_for(leader, left).await;
+        if whole {
+            let padding = self.with(|world| world.switch_segment(leader, me, cal::SEGMENT));
+            whole = self.sends_for(leader, padding).await;
+        }
+        if !whole {
+            self.face(|face| face.copying = false);
+            return;
         }
         self.with(|world| {
             world.patroni[me].copying = false;

@@ -65,6 +65,8 @@ pub(crate) struct Pg {
     pub(crate) stuck: Vec<commit::Stuck>,
     /// The disk takes nothing until then.
     pub(crate) stalled_until: At,
+    /// What it writes now reaches standbys after the zeros that it filled a segment of WAL with.
+    pub(crate) padded_until: At,
     /// Whether `pg_control` has the timeline of the last promotion.
     pub(crate) checkpointed: bool,
     /// How it got what it has, since it was struck.
@@ -88,6 +90,7 @@ impl Pg {
             names: None,
             stuck: Vec::new(),
             stalled_until: 0,
+            padded_until: 0,
             checkpointed: true,
             rewound: false,
             copied: false,

@@ -86,7 +86,7 @@ impl World {
         if !self.reach(from, member) || self.still(member) {
             return None;
         }
-        let arrived = sent + self.way(from, member);
+        let arrived = sent.max(self.pg[from].padded_until) + self.way(from, member);
         let stalled = self.pg[member].stalled_until;
         let flushed = arrived.max(stalled) + cal::FLUSH.draw(&mut self.dice);
         let heard = flushed + self.way(member, from);

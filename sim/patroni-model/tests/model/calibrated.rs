@@ -137,7 +137,7 @@ fn the_race_the_promotion_and_the_first_write_take_less_than_a_second_or_five_mo
 }
 
 #[test]
-fn a_replica_of_100_mb_that_lost_its_disk_streams_again_after_five_seconds() {
+fn a_replica_of_100_mb_that_lost_its_disk_streams_again_after_four_seconds() {
     let mut lost = with(
         Synchronous::Off,
         drill(Blow::Wipe {
@@ -148,8 +148,8 @@ fn a_replica_of_100_mb_that_lost_its_disk_streams_again_after_five_seconds() {
     lost.heal_after = Heal::After(s(2));
     let ends = (Point::Healed, Point::Whole);
     let found = Times::between(&lost, SEEDS, &Knobs::default(), ends);
-    // Measured 4.2 / 4.3 / 5.8 for 87 to 151 MB in all.
-    assert_in("the median", found.median(), 4.2..=5.8);
+    // Measured 2.3 / 2.8 / 3.3 by our own drill, and 4.2 / 4.3 / 5.8 elsewhere.
+    assert_in("the median", found.median(), 2.8..=4.3);
 }
 
 #[test]
