@@ -62,10 +62,8 @@ pub(crate) const SYNC_QUORUM_SETTLES: u64 = 1_000_000;
 pub(crate) const RELOAD: u64 = 100_000;
 /// Starting Patroni: Python, imports, the first look at the KV: alone (assumed), and by a sidecar
 /// that asks for its version first (measured: 2.7 to 6.6 s until it looks at the crash).
-pub(crate) const PATRONI_START: [Spread; 2] = [
-    Spread::ms(500, 800, 1_800),
-    Spread::ms(2_700, 4_200, 6_600),
-];
+pub(crate) const PATRONI_START: [Spread; 2] =
+    [Spread::ms(500, 800, 1_800), Spread::ms(2_700, 4_200, 6_600)];
 /// What a worker that boots starts before that: sidecar, mesh, slot, Consul's agent (assumed: a
 /// machine is back 1.6 s later than a database, in the median).
 pub(crate) const MACHINE_START: Spread = Spread::ms(1_500, 2_500, 5_000);
