@@ -80,7 +80,7 @@ pub struct BbrFactory;
 
 impl ControllerFactory for BbrFactory {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(Bbr::new(now, mtu))
+        Box::new(Bbr::new(now, mtu.into()))
     }
 }
 
@@ -176,8 +176,7 @@ struct Bbr {
 }
 
 impl Bbr {
-    fn new(now: Instant, mtu: u16) -> Bbr {
-        let mtu = u64::from(mtu);
+    fn new(now: Instant, mtu: u64) -> Bbr {
         Bbr {
             born: now,
             mtu,
@@ -408,8 +407,7 @@ impl Controller for Bbr {
         self.busy.on_lost(sent, lost_bytes);
         if is_persistent_congestion {
             // RFC 9002 section 7.6.2: what was known of the path is void.
-            let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
-            *self = Bbr::new(now, mtu);
+            *self = Bbr::new(now, self.mtu);
             self.window = MIN_PACKETS * self.mtu;
         }
     }
