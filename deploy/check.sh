@@ -12,6 +12,8 @@ STAGES=(format lint determinism build test core turmoil kernel fuzz doc dependen
 ADVISORIES_BOUND_S=60
 # What a stage returns if it could not look; only `advisories` may in CI.
 NOT_CHECKED=77
+# Of what a failed stage said, shown once more at the end.
+WHY_LINES=20
 
 stage_format() { cargo fmt --all --check; }
 stage_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -92,18 +94,31 @@ for stage; do
   [[ " ${STAGES[*]} " == *" $stage "* ]] || { echo "check: no stage '$stage'; there are: ${STAGES[*]}" >&2; exit 2; }
 done
 
-table='' failed=0 began=$SECONDS
+# Why a stage failed, for who reads only the end: what the tests say of failures, or the last lines.
+why() {
+  local at
+  at=$(grep -n -m 1 '^failures:' "$1" | cut -d : -f 1)
+  if [ -n "$at" ]; then tail -n "+$at" "$1" | head -n "$WHY_LINES"; else tail -n "$WHY_LINES" "$1"; fi
+}
+
+table='' reasons='' failed=0 began=$SECONDS
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 for stage; do
   echo "== $stage"
   start=$SECONDS
-  "stage_$stage"
-  case $? in
+  "stage_$stage" > >(tee "$said") 2>&1
+  outcome=$?
+  # Until all of it is shown; not for ever, as what a killed test leaves behind may hold the pipe.
+  timeout 2 tail --pid=$! -f /dev/null
+  case $outcome in
     0) verdict=ok ;;
     "$NOT_CHECKED") verdict='NOT CHECKED' ;;
-    *) verdict=FAILED failed=1 ;;
+    *) verdict=FAILED failed=1 reasons+="== $stage failed:"$'\n'$(why "$said")$'\n' ;;
   esac
   echo "== $stage: $verdict, $((SECONDS - start)) s"
   table+=$(printf '  %-14s %-12s %4d s' "$stage" "$verdict" $((SECONDS - start)))$'\n'
 done
 printf '\n%s  %-14s %-12s %4d s\n' "$table" total "$([ $failed = 0 ] && echo ok || echo FAILED)" $((SECONDS - began))
+printf '%s' "$reasons"
 exit $failed

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What is copied beside an empty cluster, bytes.
-const BALLAST_BYTES: u64 = 300_000_000;
+const BALLAST_BYTES: u64 = 1_000_000_000;
 /// The same on a shaped line: half a minute at the rate that is wanted.
 const SHAPED_BALLAST_BYTES: u64 = 200_000_000;
 /// The mesh by itself, in the direction of a backup.
@@ -57,13 +57,16 @@ impl Bench {
         let runs = self.runs(3);
         for run in 1..=runs {
             self.progress.show(&format!("{what}: {run} of {runs}"));
-            all.goodput.push(charged(&world, || mesh_goodput(&world))?);
+            let charged = |work: &dyn Fn() -> anyhow::Result<Moved>| charged(&world, work);
+            all.goodput.push(charged(&|| mesh_goodput(&world))?);
             world.settle();
-            all.mesh.push(charged(&world, || backup(&cluster, mesh()))?);
+            all.mesh.push(charged(&|| backup(&cluster, mesh()))?);
             // Plain TCP may take many minutes at 5 % loss, and has no requirement to meet.
             if !shaped {
-                all.plain.0.push(backup(&cluster, plain(&world)?)?.rate());
-                all.loopback.0.push(backup(&cluster, loopback())?.rate());
+                let plain = plain(&world)?;
+                all.plain.push(charged(&|| backup(&cluster, plain))?);
+                all.loopback
+                    .push(charged(&|| backup(&cluster, loopback()))?);
             }
         }
         figures.extend(all.figures(&what, shaped, &world.path()));
@@ -78,6 +81,9 @@ struct Moved {
     elapsed: Duration,
     /// Processor time of both nodes of the mesh.
     charged: Duration,
+    /// Processor time of everybody on the machine: with what the kernel does for their sockets, and
+    /// with PostgreSQL's.
+    everybody: Duration,
 }
 
 impl Moved {
@@ -91,6 +97,12 @@ impl Moved {
     fn cost(&self) -> f64 {
         self.charged.as_secs_f64() / (self.bytes as f64 / 1e9)
     }
+
+    /// Processors in use on the average: with all of them in use, more of the line is not to be had
+    /// for this work on this machine.
+    fn processors(&self) -> f64 {
+        self.everybody.as_secs_f64() / self.elapsed.as_secs_f64()
+    }
 }
 
 /// All runs on one line.
@@ -98,8 +110,8 @@ impl Moved {
 struct Runs {
     mesh: Vec<Moved>,
     goodput: Vec<Moved>,
-    plain: Samples,
-    loopback: Samples,
+    plain: Vec<Moved>,
+    loopback: Vec<Moved>,
 }
 
 impl Runs {
@@ -107,25 +119,29 @@ impl Runs {
         let samples = |moved: &[Moved], value: fn(&Moved) -> f64| {
             Samples(moved.iter().map(value).collect::<Vec<_>>())
         };
-        let ours = samples(&self.mesh, Moved::rate);
-        let rate = |baseline, note: &str| Figure {
-            group: "postgres",
-            what: what.to_owned(),
-            unit: "MB/s",
-            holdfast: ours.clone(),
-            baseline,
-            note: format!("{note}; {path}"),
+        let mut figures = Vec::new();
+        let mut compare = |unit, value: fn(&Moved) -> f64, baseline: Samples, note: &str| {
+            figures.push(Figure {
+                group: "postgres",
+                what: what.to_owned(),
+                unit,
+                holdfast: samples(&self.mesh, value),
+                baseline,
+                note: format!("{note}; {path}"),
+            });
         };
-        let mut figures = vec![rate(
-            samples(&self.goodput, Moved::rate),
-            "the mesh's own goodput",
-        )];
+        let mut baselines = vec![("the mesh's own goodput", &self.goodput)];
+        if !shaped {
+            baselines.extend([("plain", &self.plain), ("loopback", &self.loopback)]);
+        }
+        for (note, moved) in baselines {
+            compare("MB/s", Moved::rate, samples(moved, Moved::rate), note);
+            let busy = samples(moved, Moved::processors);
+            compare("processors", Moved::processors, busy, note);
+        }
         if shaped {
             let line = Samples(vec![LINE_MB_PER_S; self.mesh.len()]);
-            figures.push(rate(line, "the line's rate"));
-        } else {
-            figures.push(rate(self.plain, "plain"));
-            figures.push(rate(self.loopback, "loopback"));
+            compare("MB/s", Moved::rate, line, "the line's rate");
         }
         figures.push(Figure {
             group: "postgres",
@@ -139,15 +155,18 @@ impl Runs {
     }
 }
 
-/// What the mesh spent while `work` was done.
+/// What was spent while `work` was done.
 fn charged(world: &World, work: impl FnOnce() -> anyhow::Result<Moved>) -> anyhow::Result<Moved> {
     let spent = || -> anyhow::Result<Duration> {
         Ok(proc::cpu(world.pid(NODE_1)?)? + proc::cpu(world.pid(NODE_2)?)?)
     };
-    let before = spent()?;
+    let (before, all_before) = (spent()?, proc::cpu_of_all()?);
     let moved = work()?;
-    let charged = spent()?.saturating_sub(before);
-    Ok(Moved { charged, ..moved })
+    Ok(Moved {
+        charged: spent()?.saturating_sub(before),
+        everybody: proc::cpu_of_all()?.saturating_sub(all_before),
+        ..moved
+    })
 }
 
 /// From the second node to the first, as a backup goes.
@@ -163,6 +182,7 @@ fn mesh_goodput(world: &World) -> anyhow::Result<Moved> {
         bytes: transfer.bytes,
         elapsed: transfer.elapsed,
         charged: Duration::ZERO,
+        everybody: Duration::ZERO,
     })
 }
 
@@ -182,6 +202,7 @@ fn backup(cluster: &Cluster<'_>, route: Route) -> anyhow::Result<Moved> {
         bytes,
         elapsed,
         charged: Duration::ZERO,
+        everybody: Duration::ZERO,
     })
 }
 
