@@ -230,7 +230,12 @@ impl Quic {
     ) -> Option<(usize, Option<usize>, u8)> {
         let _scope = EntropyScope::enter(&mut self.entropy);
         let (_, connection) = self.connection.as_mut()?;
+        let before = self.room.in_flight();
         let transmit = connection.poll_transmit(now, segments_max, buf)?;
+        if self.room.in_flight() == before {
+            // A probe of the path's MTU, of which no controller is told.
+            self.room.sent(transmit.size as u64);
+        }
         let ecn = transmit.ecn.map_or(0, |ecn| ecn as u8);
         Some((transmit.size, transmit.segment_size, ecn))
     }

@@ -43,8 +43,16 @@ impl Room {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    fn in_flight(&self) -> u64 {
+    /// Bytes that were sent on the path in use, and are neither acknowledged nor lost: with those of
+    /// a path that is used no more, what `quinn-proto` counts, or more. Were it less by a packet,
+    /// there would be no room for an acknowledgement.
+    pub fn in_flight(&self) -> u64 {
         self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes were sent.
+    pub fn sent(&self, bytes: u64) {
+        self.set_in_flight(self.in_flight().saturating_add(bytes));
     }
 
     fn set_in_flight(&self, bytes: u64) {
@@ -87,8 +95,7 @@ struct Widened {
 impl Controller for Widened {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.first.get_or_insert(last_packet_number);
-        let in_flight = self.room.in_flight().saturating_add(bytes);
-        self.room.set_in_flight(in_flight);
+        self.room.sent(bytes);
         self.room.0.ack_due.store(false, Ordering::Relaxed);
         self.inner.on_sent(now, bytes, last_packet_number);
     }

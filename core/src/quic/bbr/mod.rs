@@ -29,9 +29,8 @@ use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
 use delivery::{Best, Delivery, Sample};
 
-/// Packets in flight before anything was learned of the path. With fewer, one link in 200 stood still
-/// after its path died with a window full of packets (`path-flap`, seed 25, with 32).
-const INITIAL_PACKETS: u64 = 200;
+/// Packets in flight before anything was learned of the path.
+const INITIAL_PACKETS: u64 = 32;
 /// Packets that may always be in flight.
 const MIN_PACKETS: u64 = 4;
 /// Window by bytes on the path: while it doubles, at most,
