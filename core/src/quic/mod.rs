@@ -137,7 +137,7 @@ impl Quic {
             client,
             entropy: Some(Box::new(entropy)),
             room,
-            in_flight_max: config.limits.send_window,
+            in_flight_max: in_flight_max(&config.limits),
             ack_room_at: None,
             scratch: Vec::new(),
         }
@@ -233,7 +233,8 @@ impl Quic {
         let before = self.room.in_flight();
         let transmit = connection.poll_transmit(now, segments_max, buf)?;
         if self.room.in_flight() == before {
-            // A probe of the path's MTU, of which no controller is told.
+            // A probe of the path's MTU, or a packet before a datagram that did not fit in beside it:
+            // no controller is told.
             self.room.sent(transmit.size as u64);
         }
         let ecn = transmit.ecn.map_or(0, |ecn| ecn as u8);
@@ -274,6 +275,16 @@ impl Quic {
 /// What QUIC takes for its peer's address. Each end has one peer, so one will do.
 fn virtual_address() -> SocketAddr {
     (Ipv6Addr::LOCALHOST, 1).into()
+}
+
+/// Bytes of packets that may be in flight: what streams and datagrams may send, and as much again for
+/// headers and probes.
+fn in_flight_max(limits: &Limits) -> u64 {
+    let datagrams = u64::try_from(limits.datagram_buffer).unwrap_or(u64::MAX);
+    limits
+        .send_window
+        .saturating_add(datagrams)
+        .saturating_mul(2)
 }
 
 fn transport(config: &QuicConfig<'_>, room: Room) -> TransportConfig {

@@ -35,12 +35,15 @@ impl Room {
     /// What is in flight is on a path that is used no more; `max` bounds what that may be.
     pub fn path_left(&self, max: u64) {
         let in_flight = self.0.in_flight.swap(0, Ordering::Relaxed);
-        let lost = self.lost().saturating_add(in_flight);
-        self.0.lost.store(lost.min(max), Ordering::Relaxed);
+        self.set_lost(self.lost().saturating_add(in_flight).min(max));
     }
 
     fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
+    }
+
+    fn set_lost(&self, bytes: u64) {
+        self.0.lost.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes that were sent on the path in use, and are neither acknowledged nor lost: with those of
@@ -50,9 +53,10 @@ impl Room {
         self.0.in_flight.load(Ordering::Relaxed)
     }
 
-    /// So many bytes were sent.
+    /// So many bytes were sent, and with them what was due.
     pub fn sent(&self, bytes: u64) {
         self.set_in_flight(self.in_flight().saturating_add(bytes));
+        self.0.ack_due.store(false, Ordering::Relaxed);
     }
 
     fn set_in_flight(&self, bytes: u64) {
@@ -96,7 +100,6 @@ impl Controller for Widened {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.first.get_or_insert(last_packet_number);
         self.room.sent(bytes);
-        self.room.0.ack_due.store(false, Ordering::Relaxed);
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -118,16 +121,21 @@ impl Controller for Widened {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        // What was sent before a packet that arrived is taken off with this acknowledgement; one
-        // for packets of the path that died tells nothing of those behind them.
-        if largest_packet_num_acked >= self.first && self.first.is_some() {
-            self.room.0.lost.store(0, Ordering::Relaxed);
-        }
-        // What died is counted apart.
-        let ours = in_flight.saturating_sub(self.room.lost());
-        self.room.set_in_flight(ours);
+        // What is left of the path that died is none of the controller's.
+        let ours = if largest_packet_num_acked >= self.first && self.first.is_some() {
+            // It was sent before a packet that arrived: it is lost as soon as this is over.
+            let ours = in_flight.saturating_sub(self.room.lost());
+            self.room.set_lost(0);
+            self.room.set_in_flight(in_flight);
+            ours
+        } else {
+            // Some of it arrived after all, which tells nothing of what is behind it.
+            let ours = self.room.in_flight();
+            self.room.set_lost(in_flight.saturating_sub(ours));
+            ours
+        };
         self.inner
-            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+            .on_end_acks(now, ours, app_limited, largest_packet_num_acked);
     }
 
     fn on_congestion_event(
@@ -137,7 +145,11 @@ impl Controller for Widened {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        let in_flight = self.room.in_flight().saturating_sub(lost_bytes);
+        // The older ones first.
+        let lost = self.room.lost();
+        self.room.set_lost(lost.saturating_sub(lost_bytes));
+        let ours = lost_bytes.saturating_sub(lost);
+        let in_flight = self.room.in_flight().saturating_sub(ours);
         self.room.set_in_flight(in_flight);
         self.inner
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
