@@ -97,24 +97,28 @@ done
 # Why a stage failed, for who reads only the end: what the tests say of failures, or the last lines.
 why() {
   local at
-  at=$(grep -n -m 1 '^failures:' "$1" | cut -d : -f 1)
+  at=$(grep -a -n -m 1 '^failures:' "$1" | cut -d : -f 1)
   if [ -n "$at" ]; then tail -n "+$at" "$1" | head -n "$WHY_LINES"; else tail -n "$WHY_LINES" "$1"; fi
 }
 
 table='' reasons='' failed=0 began=$SECONDS
-said=$(mktemp)
-trap 'rm -f "$said"' EXIT
+said=$(mktemp -d)
+trap 'rm -rf "$said"' EXIT
 for stage; do
   echo "== $stage"
   start=$SECONDS
-  "stage_$stage" > >(tee "$said") 2>&1
+  # A stage that is interrupted says what it removes.
+  exec {out}> >(exec tee -i "$said/$stage")
+  shown=$!
+  "stage_$stage" >&"$out" 2>&1 {out}>&-
   outcome=$?
+  exec {out}>&-
   # Until all of it is shown; not for ever, as what a killed test leaves behind may hold the pipe.
-  timeout 2 tail --pid=$! -f /dev/null
+  timeout --foreground 2 tail --pid=$shown -f /dev/null
   case $outcome in
     0) verdict=ok ;;
     "$NOT_CHECKED") verdict='NOT CHECKED' ;;
-    *) verdict=FAILED failed=1 reasons+="== $stage failed:"$'\n'$(why "$said")$'\n' ;;
+    *) verdict=FAILED failed=1 reasons+="== $stage failed:"$'\n'$(why "$said/$stage")$'\n' ;;
   esac
   echo "== $stage: $verdict, $((SECONDS - start)) s"
   table+=$(printf '  %-14s %-12s %4d s' "$stage" "$verdict" $((SECONDS - start)))$'\n'
