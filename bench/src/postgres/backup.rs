@@ -81,9 +81,9 @@ struct Moved {
     elapsed: Duration,
     /// Processor time of both nodes of the mesh.
     charged: Duration,
-    /// Processor time of everybody on the machine: with what the kernel does for their sockets, and
-    /// with PostgreSQL's.
-    everybody: Duration,
+    /// Processors in use on the average, of everybody on the machine: with what the kernel does for
+    /// their sockets, and with PostgreSQL's.
+    processors: f64,
 }
 
 impl Moved {
@@ -96,12 +96,6 @@ impl Moved {
     /// for anybody, whatever else the machine does.
     fn cost(&self) -> f64 {
         self.charged.as_secs_f64() / (self.bytes as f64 / 1e9)
-    }
-
-    /// Processors in use on the average: with all of them in use, more of the line is not to be had
-    /// for this work on this machine.
-    fn processors(&self) -> f64 {
-        self.everybody.as_secs_f64() / self.elapsed.as_secs_f64()
     }
 }
 
@@ -136,8 +130,8 @@ impl Runs {
         }
         for (note, moved) in baselines {
             compare("MB/s", Moved::rate, samples(moved, Moved::rate), note);
-            let busy = samples(moved, Moved::processors);
-            compare("processors", Moved::processors, busy, note);
+            let busy = samples(moved, |moved| moved.processors);
+            compare("processors", |moved| moved.processors, busy, note);
         }
         if shaped {
             let line = Samples(vec![LINE_MB_PER_S; self.mesh.len()]);
@@ -160,11 +154,12 @@ fn charged(world: &World, work: impl FnOnce() -> anyhow::Result<Moved>) -> anyho
     let spent = || -> anyhow::Result<Duration> {
         Ok(proc::cpu(world.pid(NODE_1)?)? + proc::cpu(world.pid(NODE_2)?)?)
     };
-    let (before, all_before) = (spent()?, proc::cpu_of_all()?);
+    let (before, all_before, started) = (spent()?, proc::cpu_of_all()?, Instant::now());
     let moved = work()?;
+    let everybody = proc::cpu_of_all()?.saturating_sub(all_before);
     Ok(Moved {
         charged: spent()?.saturating_sub(before),
-        everybody: proc::cpu_of_all()?.saturating_sub(all_before),
+        processors: everybody.as_secs_f64() / started.elapsed().as_secs_f64(),
         ..moved
     })
 }
@@ -182,7 +177,7 @@ fn mesh_goodput(world: &World) -> anyhow::Result<Moved> {
         bytes: transfer.bytes,
         elapsed: transfer.elapsed,
         charged: Duration::ZERO,
-        everybody: Duration::ZERO,
+        processors: 0.0,
     })
 }
 
@@ -202,7 +197,7 @@ fn backup(cluster: &Cluster<'_>, route: Route) -> anyhow::Result<Moved> {
         bytes,
         elapsed,
         charged: Duration::ZERO,
-        everybody: Duration::ZERO,
+        processors: 0.0,
     })
 }
 
