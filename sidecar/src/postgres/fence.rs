@@ -31,10 +31,12 @@ use crate::status::Shared;
 /// How often Patroni is asked, and how long it may take to answer: small against any patience.
 const TICK: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// Its answer says nothing else that counts, bytes.
-const ANSWER_LEN_MAX: usize = 64 << 10;
+/// A longer answer is none, bytes: Consul keeps no longer value than half of it.
+const ANSWER_LEN_MAX: usize = 1 << 20;
 /// How often it is asked for its `ttl`, which may be edited live.
 const LEARN_EVERY: Duration = Duration::from_secs(5);
+/// How long a longer one has to stay until it counts: Patroni's session gets it with its next turn.
+const LONGER_AFTER: Duration = Duration::from_secs(60);
 /// Patroni takes less for as much.
 const TTL_MIN: Duration = Duration::from_secs(20);
 /// How long a server may take to end cleanly that nobody manages.
@@ -158,6 +160,8 @@ struct Keeper {
     fence: RefCell<Fence>,
     /// What the file says: a longer one that was edited live may not be in force yet.
     most: Cell<Patience>,
+    /// A longer one that was edited live, and since when.
+    longer: Cell<Option<(Patience, Instant)>>,
     /// For the next life of the sidecar.
     note: PathBuf,
     shared: Shared,
@@ -186,7 +190,7 @@ impl Keeper {
                 learned = Some(heard);
                 let config = ask(&mut patroni, "/config").await;
                 let config = config.filter(|(status, _)| status.is_success());
-                self.learn(config.as_ref().map(|(_, answer)| &answer[..]));
+                self.learn(config.as_ref().map(|(_, answer)| &answer[..]), heard);
             }
             let (patience, limit) = self.patience();
             let now = RealClock.now().mono;
@@ -200,11 +204,20 @@ impl Keeper {
     }
 
     /// A live edit of `ttl` counts from here on, and for the next life.
-    fn learn(&self, answer: Option<&[u8]>) {
+    fn learn(&self, answer: Option<&[u8]>, now: Instant) {
         let Some(patience) = answer.and_then(Live::patience) else {
             return;
         };
-        self.set(patience.min(self.most.get()));
+        let patience = patience.min(self.most.get());
+        let shorter = patience.min(self.fence.borrow().patience);
+        let before = self.longer.take().filter(|(longer, _)| *longer == patience);
+        let since = before.map_or(now, |(_, since)| since);
+        if patience == shorter || now >= since + LONGER_AFTER {
+            self.set(patience);
+        } else {
+            self.set(shorter);
+            self.longer.set(Some((patience, since)));
+        }
     }
 
     fn set(&self, patience: Patience) {
@@ -269,7 +282,11 @@ impl Fenced {
             kept: None,
         };
         match read(&fenced.note) {
-            Ok(left) => fenced.keep(left),
+            Ok(None) => {}
+            Ok(Some(left)) => {
+                let most = left.patience;
+                fenced.keep(left, most);
+            }
             Err(error) => {
                 let note = fenced.note.display();
                 tracing::warn!(%note, %error, "what ran here before is not known");
@@ -278,36 +295,42 @@ impl Fenced {
         fenced
     }
 
-    fn keep(&mut self, fence: Option<Fence>) {
-        self.kept = fence.map(|fence| {
-            let keeper = Rc::new(Keeper {
-                most: Cell::new(fence.patience),
-                fence: RefCell::new(fence),
-                note: self.note.clone(),
-                shared: self.shared.clone(),
-            });
-            (keeper.clone(), RealSpawn.spawn("fence", keeper.keep()))
+    fn keep(&mut self, fence: Fence, most: Patience) {
+        let keeper = Rc::new(Keeper {
+            most: Cell::new(most),
+            longer: Cell::new(None),
+            fence: RefCell::new(fence),
+            note: self.note.clone(),
+            shared: self.shared.clone(),
         });
+        let task = RealSpawn.spawn("fence", keeper.clone().keep());
+        self.kept = Some((keeper, task));
     }
 
     /// This is the server from now on. One that is left of another data directory or listens on
     /// another VIP is ended first: its name and address may be another machine's. Of the same one,
     /// the shorter patience counts until Patroni is heard: it may go by what the file does not say.
-    pub(crate) async fn change(&mut self, to: Option<Fence>) {
+    pub(crate) async fn change(&mut self, mut to: Option<Fence>) {
+        let most = to.as_ref().map(|new| new.patience);
         if let Some((keeper, _)) = &self.kept {
             let old = keeper.fence.borrow().clone();
-            match to.as_ref().filter(|new| new.is_of_server(&old)) {
-                Some(new) if new.rest == old.rest => {
+            match to.as_mut().filter(|new| new.is_of_server(&old)) {
+                Some(new) => {
                     keeper.most.set(new.patience);
-                    keeper.set(new.patience.min(old.patience));
-                    return;
+                    new.patience = new.patience.min(old.patience);
+                    if new.rest == old.rest {
+                        keeper.set(new.patience);
+                        return;
+                    }
                 }
-                Some(_) => {}
                 None => end_within(&old.data_dir, ABANDONED_LIMIT).await,
             }
         }
         note_down(&self.note, to.as_ref());
-        self.keep(to);
+        self.kept = None;
+        if let Some((fence, most)) = to.zip(most) {
+            self.keep(fence, most);
+        }
     }
 
     /// End what is left when everything ends; asked once more, at once.
@@ -440,6 +463,7 @@ mod tests {
     fn keeper(fence: Fence, shared: &Shared) -> Rc<Keeper> {
         Rc::new(Keeper {
             most: Cell::new(fence.patience),
+            longer: Cell::new(None),
             note: fence.data_dir.join(NOTE),
             fence: RefCell::new(fence),
             shared: shared.clone(),
@@ -518,14 +542,22 @@ mod tests {
         let left = fence(&fake, "127.50.0.201:1", 600_000);
         let keeper = keeper(left.clone(), &Shared::default());
         for nothing in [None, Some(&b"no"[..]), Some(b"[]"), Some(b"{\"ttl\": -1}")] {
-            keeper.learn(nothing);
+            keeper.learn(nothing, RealClock.now().mono);
         }
         assert_eq!(*keeper.fence.borrow(), left);
-        let patience = |config: &str| {
-            keeper.learn(Some(config.as_bytes()));
+        let now = Cell::new(RealClock.now().mono);
+        let at_once = |config: &str| {
+            keeper.learn(Some(config.as_bytes()), now.get());
             keeper.fence.borrow().patience.silent_ms / 1_000
         };
-        assert_eq!(patience("{}"), 15, "Patroni's own");
+        let patience = |config: &str| {
+            at_once(config);
+            now.set(now.get() + LONGER_AFTER);
+            at_once(config)
+        };
+        assert_eq!(at_once("{}"), 15, "Patroni's own");
+        assert_eq!(at_once(r#"{"ttl": 60}"#), 15, "its session is of 30 s");
+        assert_eq!(at_once(r#"{"ttl": 40}"#), 15);
         assert_eq!(patience(r#"{"ttl": "60", "loop_wait": 10.0}"#), 45);
         assert_eq!(patience(r#"{"ttl": 5}"#), 5, "Patroni makes 20 of it");
         assert_eq!(
@@ -548,12 +580,13 @@ mod tests {
         );
         block_on(async {
             let mut fenced = Fenced::after_last_life(&fake.folder, &Shared::default());
-            fenced.change(Some(left)).await;
-            assert_eq!(
-                read(&keeper.note).unwrap(),
-                Some(learned),
-                "the shorter one"
-            );
+            fenced.change(Some(left.clone())).await;
+            let noted = || read(&keeper.note).unwrap();
+            assert_eq!(noted(), Some(learned.clone()), "the shorter one");
+            let rest = "127.50.0.201:2".parse().unwrap();
+            fenced.change(Some(Fence { rest, ..left })).await;
+            let other_port = Fence { rest, ..learned };
+            assert_eq!(noted(), Some(other_port), "and with another port");
             fenced.change(None).await;
         })
         .unwrap();
