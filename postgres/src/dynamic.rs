@@ -155,7 +155,7 @@ pub async fn reconcile(
         // A path without our mark is claimed before anything else of ours is in it.
         let fresh = |written| note_of(Claim { major, ..ours }, written);
         if note.is_none() {
-            put(kv, &note_key, fresh(None), None).await?;
+            claim(kv, keys, Claim { major, ..ours }).await?;
             continue;
         }
         if written.as_ref() == Some(wanted) {
@@ -184,6 +184,15 @@ pub async fn reconcile(
         }
     }
     Err(ReconcileError::Contended { key: config_key })
+}
+
+/// Claim a path that has no note. One that has any stays as it is.
+///
+/// # Errors
+/// The KV does not answer.
+pub(crate) async fn claim(kv: &dyn Kv, keys: &Keys, ours: Claim<'_>) -> Result<(), ReconcileError> {
+    put(kv, &keys.key("holdfast"), note_of(ours, None), None).await?;
+    Ok(())
 }
 
 /// Whether the note is of our cluster.

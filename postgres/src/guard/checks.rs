@@ -188,9 +188,28 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         Err(other.into())
     }
 
+    /// Whether the path is ours to claim: it has our note, or no cluster, or one whose files are
+    /// here. `made` is what `initialize` said before the note was looked for.
+    pub(super) fn check_stranger(
+        &self,
+        note: Option<&Note>,
+        made: Option<String>,
+    ) -> Result<(), Refusal> {
+        let made = made.filter(|text| !text.is_empty() && note.is_none());
+        match (made, self.system_on_disk()?) {
+            (Some(found), None) => Err(Refusal::Stranger {
+                key: self.keys.key("initialize"),
+                found: shorten(&found),
+                path: self.settings.data_dir.clone(),
+            }),
+            // Files of another system are refused when they are compared with it.
+            _ => Ok(()),
+        }
+    }
+
     /// What `initialize` says: nothing before anybody makes the cluster, an empty text while
     /// somebody does, then its system identifier.
-    async fn initialized(&self) -> Result<Option<String>, Refusal> {
+    pub(super) async fn initialized(&self) -> Result<Option<String>, Refusal> {
         let entry = get(&*self.kv, &self.keys.key("initialize")).await?;
         Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
     }

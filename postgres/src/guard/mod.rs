@@ -128,8 +128,12 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
     }
 
     async fn reconcile(&self, major: u32, generated: &Generated) -> Result<(), Refusal> {
+        // Before the note: that is written before anything of ours makes a cluster, so whoever sees
+        // a cluster of ours sees its note, too, also while another member makes it.
+        let made = self.initialized().await?;
         // First whose path it is: what another cluster's `initialize` says means nothing.
         let note = self.check_mark().await?;
+        self.check_stranger(note.as_ref(), made)?;
         self.check_system().await?;
         let ours = Claim {
             cluster: &self.place.cluster,

@@ -96,6 +96,18 @@ pub enum Refusal {
         /// Where that is.
         key: String,
     },
+    /// The path has a cluster, and nothing says that it is ours.
+    #[error(
+        "{key} in the KV is {found}: a cluster that Holdfast did not make has this path, and {path} has none of its files; expected a path without a cluster; nothing of it is touched, set postgres.scope, or, if it is yours, start or restart first the machine that has its data directory"
+    )]
+    Stranger {
+        /// Where its system identifier is.
+        key: String,
+        /// That identifier.
+        found: String,
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The files may be what an interrupted first start left.
     #[error(
         "{path} has the database system {found}, but {key} in the KV does not say that its cluster was ever made: a first start may have been interrupted; if it is half made remove {path} by hand, and {key} if it is there and empty; if it is whole put {found} into {key}"

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::*;
 use crate::host::{Meta, Program};
 use crate::testing::{TestKv, credentials, place, run, settings};
+use crate::watch::View;
 
 const OWNER: User = User { uid: 101, gid: 104 };
 const ROOT: User = User { uid: 0, gid: 0 };
@@ -100,7 +101,15 @@ impl Memory {
 impl Host for Memory {
     async fn run(&self, program: Program<'_>) -> io::Result<String> {
         assert_eq!(program.user, OWNER, "programs are run as the user");
-        let said = self.0.said.borrow().get(program.path).cloned();
+        // Of psql, by whom it logs in as and where.
+        let mut key = program.path.display().to_string();
+        for flag in ["-U", "-h"] {
+            let at = program.arguments.iter().position(|one| *one == flag);
+            if let Some(given) = at.and_then(|at| program.arguments.get(at + 1)) {
+                key = format!("{key} {given}");
+            }
+        }
+        let said = self.0.said.borrow().get(Path::new(&key)).cloned();
         said.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -436,6 +445,120 @@ fn a_path_of_another_cluster_is_refused_before_anything_in_it_is_believed() {
 }
 
 #[test]
+fn a_path_of_a_cluster_that_is_not_ours_is_refused_without_its_files() {
+    let theirs = |kv: &TestKv| {
+        kv.set("service/demo/initialize", "43");
+        kv.set("service/demo/config", r#"{"ttl": 20}"#);
+    };
+    for has_folder in [false, true] {
+        let (memory, kv) = (Memory::whole(), TestKv::default());
+        theirs(&kv);
+        if has_folder {
+            memory.put(DATA, OWNER, 0o700, true);
+        }
+        let before = kv.changes();
+        let refusal = run(guard(&memory, &kv).before_start()).unwrap_err();
+        let refusal = refusal.to_string();
+        for part in ["service/demo/initialize", "43", DATA, "postgres.scope"] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        assert_eq!(kv.changes(), before, "nothing of theirs is touched");
+    }
+    let refusal = refused(|memory, kv| {
+        theirs(kv);
+        put_system(memory, 42);
+    });
+    assert!(refusal.contains("system 42: expected 43"), "{refusal}");
+}
+
+#[test]
+fn a_cluster_that_patroni_made_alone_is_taken_over_first_where_its_files_are() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    put_system(&memory, 43);
+    kv.set("service/demo/initialize", "43");
+    run(guard(&Memory::whole(), &kv).before_start()).unwrap_err();
+    run(guard(&memory, &kv).before_start()).unwrap();
+    run(guard(&Memory::whole(), &kv).before_start()).unwrap();
+}
+
+#[test]
+fn who_has_the_files_claims_the_path_again_that_the_kv_has_lost() {
+    let view = View {
+        system: Some("43".to_owned()),
+        ..View::default()
+    };
+    for (own, claims) in [(Some(42), false), (None, false), (Some(43), true)] {
+        let (memory, kv) = (Memory::whole(), TestKv::default());
+        // As Patroni writes it again.
+        kv.set("service/demo/initialize", "43");
+        if let Some(own) = own {
+            put_system(&memory, own);
+        }
+        run(guard(&memory, &kv).claim_again(Some(&view)));
+        let started = run(guard(&Memory::whole(), &kv).before_start());
+        assert_eq!(started.is_ok(), claims, "{own:?}: {started:?}");
+    }
+}
+
+#[test]
+fn a_note_that_is_there_is_never_claimed_again() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    put_system(&memory, 43);
+    let note = json!({"cluster": "another", "mark": "00ff"}).to_string();
+    kv.set("service/demo/holdfast", note.clone());
+    // It was written after the look.
+    let view = View {
+        system: Some("43".to_owned()),
+        ..View::default()
+    };
+    run(guard(&memory, &kv).claim_again(Some(&view)));
+    assert_eq!(kv.get("service/demo/holdfast").unwrap(), note);
+}
+
+/// A key-value store into which another member writes, right after a call.
+struct Meanwhile {
+    kv: TestKv,
+    calls_left: Cell<u32>,
+    written: [(&'static str, Vec<u8>); 2],
+}
+
+impl Kv for Meanwhile {
+    fn call(&self, request: holdfast_io::kv::Request) -> holdfast_io::kv::Answer<'_> {
+        let answer = self.kv.call(request);
+        let left = self.calls_left.get();
+        self.calls_left.set(left.wrapping_sub(1));
+        if left == 0 {
+            for (key, value) in &self.written {
+                self.kv.set(key, value.clone());
+            }
+        }
+        answer
+    }
+}
+
+#[test]
+fn who_starts_while_another_member_makes_the_cluster_is_not_refused() {
+    let first = TestKv::default();
+    run(guard(&Memory::whole(), &first).before_start()).unwrap();
+    let note = "service/demo/holdfast";
+    for calls_left in 0..8 {
+        let kv = Meanwhile {
+            kv: TestKv::default(),
+            calls_left: Cell::new(calls_left),
+            written: [
+                (note, first.get(note).unwrap().to_vec()),
+                ("service/demo/initialize", b"42".to_vec()),
+            ],
+        };
+        let what = (settings(), place(), credentials());
+        let world = (RealNet, RealClock, RealSpawn);
+        let guard = Guard::on(Memory::whole(), what, Rc::new(kv), world).unwrap();
+        let started = run(guard.before_start());
+        assert!(started.is_ok(), "after call {calls_left}: {started:?}");
+    }
+}
+
+#[test]
 fn a_full_disk_an_unknown_user_and_a_lack_of_rights_are_refused() {
     let refusal = refused(|memory, _| memory.0.free.set(5));
     assert!(
@@ -496,4 +619,87 @@ fn a_watch_tells_what_is_wrong_while_it_lasts() {
     assert_eq!(status.leader.as_deref(), Some("worker-2"));
     assert_eq!(status.synchronous, "quorum");
     assert_eq!(status.members.len(), 3);
+}
+
+const OF_SUPERUSER: &str = "postgres 127.50.0.12";
+const OF_REWIND: &str = "rewind 127.50.0.12";
+const OF_REPLICATION: &str = "replicator 127.50.0.12";
+
+/// What comes of the logins at a leader whose server says this to whom.
+fn log_in(leader: &str, says: &[(&str, &str)]) -> (Option<String>, Vec<String>) {
+    let memory = Memory::whole();
+    for (login, text) in says {
+        memory.says(&format!("/usr/lib/postgresql/15/bin/psql {login}"), text);
+    }
+    let view = View {
+        leader: Some(leader.to_owned()),
+        ..View::default()
+    };
+    run(guard(&memory, &TestKv::default()).log_in(Some(&view), None))
+}
+
+#[test]
+fn each_password_that_the_leader_refuses_is_told_by_its_role() {
+    let wrong = "psql: error: FATAL:  password authentication failed for user \"…\"\n";
+    let (leader, other) = ("worker-2-ff", "43|1|0/3000060|\n");
+    let good = [
+        (OF_SUPERUSER, "1\n"),
+        (OF_REWIND, "1\n"),
+        (OF_REPLICATION, other),
+    ];
+    assert_eq!(log_in(leader, &good), (Some(leader.to_owned()), Vec::new()));
+    for (at, role) in ["postgres", "rewind", "replicator"].iter().enumerate() {
+        let mut says = good;
+        says[at].1 = wrong;
+        let (taken, problems) = log_in(leader, &says);
+        let problem = format!(
+            "worker-2 refuses our password of {role}: the cluster was made with other secrets"
+        );
+        assert_eq!((taken, problems), (None, vec![problem]));
+    }
+    let (taken, problems) = log_in(leader, &good.map(|(login, _)| (login, wrong)));
+    assert_eq!((taken, problems.len()), (None, 3));
+}
+
+#[test]
+fn a_server_that_does_not_answer_refuses_no_password_and_is_asked_again() {
+    let starts = "psql: error: FATAL:  the database system is starting up\n";
+    for says in [&[][..], &[(OF_SUPERUSER, starts)], &[(OF_SUPERUSER, "1\n")]] {
+        assert_eq!(log_in("worker-2-ff", says), (None, Vec::new()));
+    }
+}
+
+#[test]
+fn a_pg_hba_of_the_users_own_says_nothing_of_a_password() {
+    let closed = "psql: error: FATAL:  no pg_hba.conf entry for host \"127.50.0.11\"\n";
+    let says = [OF_SUPERUSER, OF_REWIND, OF_REPLICATION].map(|login| (login, closed));
+    let taken = Some("worker-2-ff".to_owned());
+    assert_eq!(log_in("worker-2-ff", &says), (taken, Vec::new()));
+}
+
+#[test]
+fn a_leader_asks_itself_over_its_socket_where_the_mesh_would_not_deliver() {
+    let own = "/run/holdfast/postgres";
+    let (rewind, replication) = (format!("rewind {own}"), format!("replicator {own}"));
+    let says = [
+        ("postgres 127.50.0.11", "1\n"),
+        (&rewind, "1\n"),
+        (&replication, "43|1|0/3000060|\n"),
+    ];
+    let taken = Some("worker-1-0a1b2c3d".to_owned());
+    assert_eq!(log_in("worker-1-0a1b2c3d", &says), (taken, Vec::new()));
+}
+
+#[test]
+fn the_file_of_passwords_has_a_line_for_each_role() {
+    let (memory, kv) = (Memory::whole(), TestKv::default());
+    let mut other = credentials();
+    other.rewind = zeroize::Zeroizing::new("a:b\\c".to_owned());
+    let what = (settings(), place(), other);
+    let world = (RealNet, RealClock, RealSpawn);
+    let guard = Guard::on(memory, what, Rc::new(kv), world).unwrap();
+    assert_eq!(
+        *guard.login_file(),
+        "*:*:*:postgres:of-superuser\n*:*:*:rewind:a\\:b\\\\c\n*:*:*:replicator:of-replication\n"
+    );
 }

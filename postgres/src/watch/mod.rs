@@ -52,7 +52,7 @@ pub(crate) struct Known {
     pub(crate) unfinished_copy: bool,
     /// Since when this member follows and receives nothing, while somebody leads.
     pub(crate) dry_since: Option<Instant>,
-    /// Whose server took our password.
+    /// Whose server took our passwords.
     pub(crate) logged_in: Option<String>,
     timeline: Option<u64>,
     told: Option<PostgresStatus>,
@@ -175,6 +175,7 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             };
             let mut found = self.look_at_machine(view.as_ref());
             found.extend(self.look_at_scopes().await);
+            self.claim_again(view.as_ref()).await;
             let (leader, refused) = self.log_in(view.as_ref(), logged_in).await;
             found.extend(refused);
             {

@@ -8,10 +8,11 @@ use holdfast_core::types::PeerId;
 use holdfast_io::clock::Clock;
 use holdfast_io::net::Net;
 use holdfast_io::spawn::Spawn;
+use zeroize::Zeroizing;
 
 use super::{Answer, Known, View, peer_of};
-use crate::dynamic::{check_mark, differences, shorten};
-use crate::generate::SUPERUSER;
+use crate::dynamic::{Claim, check_mark, claim, differences, shorten};
+use crate::generate::{REPLICATION_USER, REWIND_USER, SUPERUSER};
 use crate::guard::Guard;
 use crate::host::{Host, Program};
 
@@ -21,6 +22,36 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(10);
 const STRANGERS_MAX: usize = 5;
 /// So long a replica may be without a stream before it is told: a failover or a slow link passes.
 const DRY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Our roles, each with what `pg_hba` lets it in to, and what it asks there: a number is the
+/// first of the answer.
+const LOGINS: [(&str, &str, &str); 3] = [
+    (SUPERUSER, "postgres", "select 1"),
+    (REWIND_USER, "postgres", "select 1"),
+    (REPLICATION_USER, "replication=true", "IDENTIFY_SYSTEM"),
+];
+
+/// What became of a login.
+enum Login {
+    /// Nothing is wrong with the password, or the user's own `pg_hba` does not let it be told.
+    Taken,
+    /// The password is wrong.
+    Refused,
+    /// The server does not answer.
+    Unheard,
+}
+
+impl Login {
+    /// By what `psql` says.
+    fn of(said: &str) -> Login {
+        let is_answer = said.starts_with(|c: char| c.is_ascii_digit());
+        match said.contains("password authentication failed") {
+            true => Login::Refused,
+            false if is_answer || said.contains("pg_hba.conf") => Login::Taken,
+            false => Login::Unheard,
+        }
+    }
+}
 
 impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
     /// What follows from what is known.
@@ -184,16 +215,38 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
         .collect()
     }
 
-    /// Log in at the leader as the superuser, until it was taken once: whose password is wrong
-    /// there, its cluster was made with other secrets.
+    /// Claim the cluster's path again when the KV has lost our note: Patroni writes its own keys
+    /// again, and a member without files could not tell them from a stranger's.
+    pub(crate) async fn claim_again(&self, view: Option<&View>) {
+        let bare = view.filter(|view| view.note.is_none());
+        let made = bare.and_then(|view| view.system.as_ref());
+        let (Some(made), Ok(Some(own))) = (made, self.system_on_disk()) else {
+            return;
+        };
+        if own.to_string() != *made {
+            return;
+        }
+        let ours = Claim {
+            cluster: &self.place.cluster,
+            mark: &self.mark,
+            major: None,
+        };
+        // The scope's own list tells what is wrong with the KV, and the next look is another try.
+        let _ = claim(&*self.kv, &self.keys, ours).await;
+    }
+
+    /// Log in at the leader as each of our roles, until all were taken once: whose password is
+    /// wrong there, its cluster was made with other secrets. Returns who took them, and what is
+    /// wrong.
     pub(crate) async fn log_in(
         &self,
         view: Option<&View>,
         logged_in: Option<String>,
-    ) -> (Option<String>, Option<String>) {
+    ) -> (Option<String>, Vec<String>) {
+        let mut refused = Vec::new();
         let leader = view.and_then(|view| view.leader.clone());
         if leader.is_none() || leader == logged_in {
-            return (logged_in, None);
+            return (logged_in, refused);
         }
         let peers: Vec<PeerId> = self
             .place
@@ -203,33 +256,40 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             .collect();
         let name = leader.as_deref().unwrap_or_default();
         let Some(peer) = peer_of(name, &peers) else {
-            return (None, None);
+            return (None, refused);
         };
         let Some((_, vip)) = self.place.members.iter().find(|(known, _)| known == peer) else {
-            return (None, None);
+            return (None, refused);
         };
-        let said = self.ask_as_superuser(&vip.to_string()).await;
-        match said {
-            Some(said) if said.trim() == "1" => (leader, None),
-            Some(said) if said.contains("password authentication failed") => {
-                let problem = format!(
-                    "{peer} refuses our password of {SUPERUSER}: the cluster was made with other secrets"
-                );
-                (None, Some(problem))
+        let vip = vip.to_string();
+        let socket = self.paths.own.to_string_lossy();
+        for login in LOGINS {
+            // A leader reaches itself from 127.0.0.1, and only the superuser is let in from there.
+            let is_local = *peer == self.place.id && login.0 != SUPERUSER;
+            let host: &str = if is_local { &socket } else { &vip };
+            match self.log_in_as(login, host).await {
+                Login::Taken => {}
+                Login::Refused => refused.push(format!(
+                    "{peer} refuses our password of {}: the cluster was made with other secrets",
+                    login.0
+                )),
+                // The others would be waited for as long.
+                Login::Unheard => return (None, refused),
             }
-            _ => (None, None),
         }
+        (leader.filter(|_| refused.is_empty()), refused)
     }
 
-    async fn ask_as_superuser(&self, host: &str) -> Option<String> {
+    async fn log_in_as(&self, (name, to, asks): (&str, &str, &str), host: &str) -> Login {
         let psql = self.settings.bin_dir.join("psql");
-        let user = self.host.user(&self.settings.user).ok()??;
+        let Ok(Some(user)) = self.host.user(&self.settings.user) else {
+            return Login::Unheard;
+        };
         let port = self.settings.port.to_string();
         let program = Program {
             path: &psql,
             arguments: &[
-                "-X", "-w", "-At", "-h", host, "-p", &port, "-U", SUPERUSER, "-d", "postgres",
-                "-c", "select 1",
+                "-X", "-w", "-At", "-h", host, "-p", &port, "-U", name, "-d", to, "-c", asks,
             ],
             environment: &[
                 ("PGPASSFILE", self.paths.login.as_os_str()),
@@ -240,24 +300,34 @@ impl<N: Net, C: Clock, S: Spawn, H: Host> Guard<N, C, S, H> {
             user,
             limit: LOGIN_LIMIT,
         };
-        self.host.run(program).await.ok()
+        let said = self.host.run(program).await;
+        said.map_or(Login::Unheard, |said| Login::of(&said))
     }
 
     /// The file of passwords that [`Guard::watch`] logs in with.
-    pub(crate) fn login_file(&self) -> zeroize::Zeroizing<String> {
-        let password = &self.credentials.superuser;
-        let mut line = zeroize::Zeroizing::new(String::with_capacity(2 * password.len() + 64));
-        line.push_str("*:*:*:");
-        line.push_str(SUPERUSER);
-        line.push(':');
-        for c in password.chars() {
-            // As libpq reads it.
-            if matches!(c, ':' | '\\') {
-                line.push('\\');
+    pub(crate) fn login_file(&self) -> Zeroizing<String> {
+        let all = &self.credentials;
+        let passwords = [
+            (SUPERUSER, &all.superuser),
+            (REWIND_USER, &all.rewind),
+            (REPLICATION_USER, &all.replication),
+        ];
+        let len: usize = passwords.iter().map(|(_, one)| 2 * one.len() + 64).sum();
+        // Never too small: what grows leaves a copy behind.
+        let mut lines = Zeroizing::new(String::with_capacity(len));
+        for (name, password) in passwords {
+            lines.push_str("*:*:*:");
+            lines.push_str(name);
+            lines.push(':');
+            for c in password.chars() {
+                // As libpq reads it.
+                if matches!(c, ':' | '\\') {
+                    lines.push('\\');
+                }
+                lines.push(c);
             }
-            line.push(c);
+            lines.push('\n');
         }
-        line.push('\n');
-        line
+        lines
     }
 }

@@ -116,7 +116,7 @@ async fn play(world: &World) {
     .await;
     guards[1].before_start().await.unwrap();
     assert!(problem(&told[1], "differs"), "it is left alone");
-    wrong_password(&members[1], kv.clone(), began).await;
+    wrong_passwords(&members[0], kv.clone(), began).await;
     no_secrets(world, &members);
 
     first.end().await;
@@ -208,15 +208,17 @@ async fn edit_live(kv: &dyn Kv) {
     assert_eq!(kv.call(put).await, Ok(Response::Done(true)));
 }
 
-async fn wrong_password(member: &Member, kv: Rc<dyn Kv>, began: Instant) {
-    let guard = Rc::new(member.with_another_password().guard(kv));
+/// Of a replica: a leader asks itself over the socket in its folder, and this is another one.
+async fn wrong_passwords(member: &Member, kv: Rc<dyn Kv>, began: Instant) {
+    let guard = Rc::new(member.with_other_passwords().guard(kv));
     let told = Rc::new(RefCell::new(Told::default()));
     // Only the passwords differ: it writes its files, and then it is not taken.
     guard.before_start().await.unwrap();
     let (_switch, stop) = Stop::new();
     let _watch = watch(guard, told.clone(), stop);
-    until("a wrong password is told", began, || {
-        problem(&told, "refuses our password of postgres")
+    until("each wrong password is told", began, || {
+        let told = |role| problem(&told, &format!("refuses our password of {role}:"));
+        ["postgres", "rewind", "replicator"].into_iter().all(told)
     })
     .await;
 }

@@ -210,10 +210,13 @@ impl Member {
         Guard::new(what, kv, (RealNet, RealClock, RealSpawn)).unwrap()
     }
 
-    /// The same machine, with its own files, and a password that is not the cluster's.
-    pub fn with_another_password(&self) -> Member {
+    /// The same machine, with its own files, and passwords that are not the cluster's.
+    pub fn with_other_passwords(&self) -> Member {
         let mut other = self.clone();
-        other.credentials.superuser = Zeroizing::new("of-elsewhere".into());
+        let elsewhere = Zeroizing::new("of-elsewhere".to_owned());
+        other.credentials.superuser = elsewhere.clone();
+        other.credentials.replication = elsewhere.clone();
+        other.credentials.rewind = elsewhere;
         other.place.run_dir = self.place.run_dir.with_file_name("other");
         other
     }
