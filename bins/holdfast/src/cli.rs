@@ -390,12 +390,17 @@ pub struct UpArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=13))]
     pub workers: u8,
     /// Run Consul, servers on the coordinators and clients on the workers, instead of the embedded
-    /// KV on the public network ($CONSUL_BIN, or `consul` in PATH)
+    /// KV on the public network ($CONSUL_BIN, or `consul` in PATH, or the one that `make setup`
+    /// builds)
     #[arg(long)]
     pub consul: bool,
     /// Run no databases on the workers
     #[arg(long)]
     pub no_postgres: bool,
+    /// Remove the disks of a cluster that was up before, with its databases: without this they are
+    /// an obstacle
+    #[arg(long)]
+    pub wipe: bool,
     /// How the nodes' NATs behave, in turn: linux, eim, eimrand, adm, symmetric, full-cone, or
     /// udp-blocked
     #[arg(

@@ -240,6 +240,21 @@ fn consul_elects_a_leader_through_the_mesh_and_goes_on_without_a_coordinator() {
 }
 
 #[test]
+fn the_databases_of_a_cluster_that_was_up_before_a_restart_are_removed_by_nobody_unasked() {
+    let Some(dev) = Dev::new('x') else { return };
+    // What a restart of the machine leaves: disks, and no namespaces.
+    let disks = Path::new("/var/lib/holdfast-dev").join(&dev.prefix);
+    std::fs::create_dir_all(disks.join("worker-2")).unwrap();
+    std::fs::write(disks.join("used"), "").unwrap();
+    let ran = dev.run(&["up", "--no-postgres", "--workers", "1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("`holdfast dev up --wipe`"), "{ran:?}");
+    assert!(disks.join("worker-2").exists());
+    assert_eq!(dev.run(&["down"]).ok(), "the cluster is removed\n");
+    assert!(!disks.exists());
+}
+
+#[test]
 fn an_unknown_nat_and_a_number_of_workers_out_of_range_are_bad_usage() {
     let folder = Folder::new();
     for args in [

@@ -82,6 +82,51 @@ impl Dev {
         assert_eq!(out.matches("ok (plain, verify-full)").count(), 5, "{out}");
     }
 
+    /// Freezes the leader; then cuts off, and wipes, what it became.
+    fn strike_in_every_way(&self) {
+        let seen = self.json(&["kill", "leader", "--freeze", "--json"]);
+        assert_eq!(seen["rows"]["lost"], 0, "{seen}");
+        assert_eq!(seen["rows"]["holds"], true, "{seen}");
+        let node = seen["node"].as_str().unwrap();
+        self.json(&["heal", "--json"]);
+        for (how, word) in [
+            ("--partition", "cut off"),
+            ("--wipe", "killed, and its disk emptied"),
+        ] {
+            let struck = self.json(&["kill", node, how, "--json"]);
+            assert_eq!(struck["is"], word);
+            let healed = self.json(&["heal", node, "--json"]);
+            assert_eq!(healed["nodes"], serde_json::json!([node]));
+        }
+        assert_eq!(self.ask("SELECT x FROM t"), "42");
+    }
+
+    /// Neither a log nor a process list has one.
+    fn no_secret_is_told(&self) {
+        let read =
+            |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+        let entries = |folder: &str| std::fs::read_dir(folder).unwrap().flatten();
+        let secrets = format!("/var/lib/holdfast-dev/{}/worker-2/secrets", self.prefix);
+        let secrets: Vec<String> = entries(&secrets)
+            .map(|entry| read(&entry.path()).trim().to_owned())
+            .collect();
+        assert!(secrets.len() > 3 && secrets.iter().all(|secret| secret.len() > 15));
+        let processes = entries("/proc").flat_map(|entry| {
+            // One that ends meanwhile has none.
+            std::fs::read(entry.path().join("cmdline")).ok()
+        });
+        let mut told: Vec<String> = processes
+            .map(|line| String::from_utf8_lossy(&line).into_owned())
+            .collect();
+        for node in ["coordinator-1", "worker-2", "worker-3", "worker-4"] {
+            told.push(self.run(&["logs", node]).ok());
+        }
+        for secret in &secrets {
+            // Not the text: it would be in the log of the test.
+            assert!(!told.iter().any(|text| text.contains(secret)));
+        }
+    }
+
     /// One value, through the primary's endpoint.
     fn ask(&self, sql: &str) -> String {
         let psql = [
@@ -151,10 +196,18 @@ fn a_killed_leader_costs_no_acknowledged_row_and_comes_back() {
     }
     assert_eq!(dev.ask("SELECT x FROM t"), "42");
 
+    let killed = seen["node"].as_str().unwrap();
     let healed = dev.json(&["heal", "--json"]);
-    assert_eq!(healed["started"], serde_json::json!([seen["node"]]));
+    assert_eq!(healed["started"], serde_json::json!([killed]));
     let count = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
     assert_eq!(dev.ask(count), "2");
+
+    dev.try_clients(killed);
+    dev.strike_in_every_way();
+    let told = dev.json(&["bench", "--seconds", "2", "--pgbench", "--json"]);
+    assert_eq!(told["rows"]["holds"], true, "{told}");
+    assert_eq!(told["pgbench"].as_array().unwrap().len(), 3, "{told}");
+    dev.no_secret_is_told();
 }
 
 #[test]

@@ -30,6 +30,8 @@ const KILL_ROUNDS_MAX: u32 = 50;
 
 /// Where nodes have their disks: databases need more than `/run` has, which is memory.
 const DISKS: &str = "/var/lib/holdfast-dev";
+/// A file beside them: the cluster was up, and somebody may miss what is in its databases.
+const USED: &str = "used";
 
 /// A mesh on this machine.
 pub struct Mesh {
@@ -41,9 +43,23 @@ pub struct Mesh {
 
 /// Remove a cluster, its disks included. False if there was none.
 pub fn clean(prefix: &str) -> anyhow::Result<bool> {
-    let existed = Lab::clean(prefix)?;
+    let existed = Lab::clean(prefix)? || disks(prefix).exists();
     remove_disks(prefix)?;
     Ok(existed)
+}
+
+/// A cluster that was up may have left its disks: the machine was restarted. They are removed if that
+/// is asked for; those of one that never came up are in nobody's way.
+pub fn refuse_disks(prefix: &str, wipe: bool) -> anyhow::Result<()> {
+    let disks = disks(prefix);
+    if !wipe && disks.join(USED).exists() {
+        bail!(
+            "{} has the databases of a cluster that was up before: `holdfast dev up --wipe` starts \
+             without them, `holdfast dev down` removes them",
+            disks.display()
+        );
+    }
+    remove_disks(prefix)
 }
 
 /// Only of a cluster whose namespaces, and so processes, are gone.
@@ -163,10 +179,9 @@ impl Mesh {
         fs::write(self.folder.join(DATABASE), text).context("cannot write the state")
     }
 
-    /// Make the folder of disks, without those of an earlier cluster. The database's user has to
-    /// pass through it; what is in it cannot be listed by others.
+    /// Make the folder of disks. The database's user has to pass through it; what is in it cannot be
+    /// listed by others.
     pub fn make_disks(&self) -> anyhow::Result<()> {
-        remove_disks(self.lab.prefix())?;
         fs::create_dir_all(&self.disks)
             .and_then(|()| fs::set_permissions(&self.disks, Permissions::from_mode(0o711)))
             .with_context(|| format!("cannot make {}", self.disks.display()))
@@ -228,7 +243,9 @@ impl Mesh {
 
     /// Note that everything was made.
     pub fn finish(&self) -> anyhow::Result<()> {
-        fs::remove_file(self.folder.join(MAKER)).context("cannot write the state")
+        fs::write(self.disks.join(USED), "")
+            .and_then(|()| fs::remove_file(self.folder.join(MAKER)))
+            .context("cannot write the state")
     }
 
     /// Whether everything was made.

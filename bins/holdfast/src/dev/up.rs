@@ -1,7 +1,7 @@
 //! `holdfast dev up`.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ pub fn up(prefix: &str, args: &UpArgs) -> anyhow::Result<ExitCode> {
     let nats = nats.collect::<Result<Vec<_>, BadConfig>>()?;
     let plan = plan(args)?;
     refuse_second(prefix)?;
+    state::refuse_disks(prefix, args.wipe)?;
     interrupt::watch();
     // Whatever fails from here on takes the namespaces and the processes with it.
     let lab = lab(prefix, &plan, &nats)?.up_guarded()?;
@@ -79,17 +80,7 @@ pub fn up(prefix: &str, args: &UpArgs) -> anyhow::Result<ExitCode> {
 fn plan(args: &UpArgs) -> anyhow::Result<Plan> {
     let kv = match args.consul {
         false => Kv::Embedded,
-        true => {
-            let named = std::env::var_os("CONSUL_BIN").filter(|name| !name.is_empty());
-            let program = named.unwrap_or_else(|| "consul".into());
-            let found = find_program(Path::new(&program)).with_context(|| {
-                format!(
-                    "{} is not there: CONSUL_BIN names a Consul, and `make setup` builds one",
-                    Path::new(&program).display()
-                )
-            })?;
-            Kv::Consul(found)
-        }
+        true => Kv::Consul(find_consul()?),
     };
     let default = if args.consul { 3 } else { 1 };
     Ok(Plan {
@@ -100,6 +91,27 @@ fn plan(args: &UpArgs) -> anyhow::Result<Plan> {
             .transpose()?,
         kv,
     })
+}
+
+/// Where it is named, else in `PATH`, else where `make setup` builds it.
+fn find_consul() -> anyhow::Result<PathBuf> {
+    let folder = |name: &str| {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty());
+        value.map(PathBuf::from)
+    };
+    let built = || {
+        let home = || folder("HOME").map(|home| home.join(".cache/holdfast"));
+        let cache = folder("HOLDFAST_CACHE").or_else(home)?;
+        find_program(&cache.join("tools/bin/consul"))
+    };
+    let found = match folder("CONSUL_BIN") {
+        Some(named) => find_program(&named),
+        None => find_program(Path::new("consul")).or_else(built),
+    };
+    found.context(
+        "there is no Consul: CONSUL_BIN does not name one, PATH has none, and `make setup`, which \
+         builds one, did not run as this user",
+    )
 }
 
 fn parse_nat(text: &str) -> Result<Nat, BadConfig> {
