@@ -8,6 +8,7 @@ use holdfast_plan::WorldKind;
 use holdfast_plan::drill::{Blow, Synchronous};
 
 use super::format::{BlowKind, BlowTable, DrillFile};
+use super::stats::SPANS;
 use crate::scenario::Finding;
 use crate::scenario::values::Time;
 
@@ -217,6 +218,22 @@ impl Checker<'_> {
         if expect.lost_max.is_some_and(|lost| lost > 0) && expect.outside.is_empty() {
             let message = "a loss is only expected outside of the claim: say in `outside` why";
             self.wrong("expect.lost_max", message);
+        }
+        for (n, span) in expect.apart.iter().enumerate() {
+            let mut compared = SPANS.iter().filter(|span| span.calibrated);
+            if !compared.any(|compared| compared.name == span) {
+                let message = format!("{span:?} is no span that is compared");
+                self.wrong(format!("expect.apart[{n}]"), message);
+            }
+            if expect.apart[..n].contains(span) {
+                self.wrong(format!("expect.apart[{n}]"), "it is there twice");
+            }
+        }
+        if expect
+            .by_loopback_max
+            .is_some_and(|max| !(1.0..=10.0).contains(&max))
+        {
+            self.wrong("expect.by_loopback_max", "expected 1 to 10");
         }
         let asynchronous = file.database.synchronous == Synchronous::Off;
         if asynchronous && expect.outside.is_empty() {

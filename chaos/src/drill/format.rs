@@ -292,6 +292,14 @@ pub struct ExpectDrill {
     /// each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outside: Vec<Outside>,
+    /// How long the headline may take over the mesh by loopback, in the median of recorded pairs of
+    /// rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1.0, max = 10.0))]
+    pub by_loopback_max: Option<f64>,
+    /// Spans over the mesh on which the model is known to be apart from what was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<String>,
 }
 
 /// How a member comes back, for the schema.

@@ -179,6 +179,8 @@ pub struct Compared {
     pub ratio: Option<f64>,
     /// Whether they have to agree on it.
     pub calibrated: bool,
+    /// Whether the scenario says that they are apart on it.
+    pub known_apart: bool,
     /// Whether at least half of the rounds of either had it: it may not be missing in the other.
     pub usual: bool,
 }
@@ -195,6 +197,19 @@ impl Compared {
             (true, _) => !self.usual,
         }
     }
+}
+
+/// How a drill over the mesh compares with loopback, and how it may at most: the median of pairs.
+/// `None` where the scenario has no bound.
+#[must_use]
+pub fn by_loopback(
+    scenario: &DrillScenario,
+    mesh: &Measurement,
+    loopback: &Measurement,
+) -> Option<(Option<f64>, f64)> {
+    let max = scenario.file().expect.by_loopback_max?;
+    let ratio = paired(mesh, loopback, scenario.headline()).ratio;
+    Some((ratio.map(|ratio| ratio.p50_ms / 1e3), max))
 }
 
 /// How a measurement compares with another one of the same seeds, and so of the same phases of
@@ -244,7 +259,13 @@ pub fn calibrate(
     })?;
     let kernel = (measured.stats(), measured.good().count());
     let model = (of_rounds(rounds.iter()), rounds.len());
-    Ok(compare(&kernel, &model))
+    let mut compared = compare(&kernel, &model);
+    if measured.transport == Transport::Mesh {
+        for span in &mut compared {
+            span.known_apart = scenario.is_apart(span.span);
+        }
+    }
+    Ok(compared)
 }
 
 /// The spans of a measurement and of rounds of the model, each with how many rounds there are.
@@ -271,6 +292,7 @@ pub fn compare(kernel: &(Vec<Stats>, usize), model: &(Vec<Stats>, usize)) -> Vec
             model: found.1,
             ratio,
             calibrated: span.calibrated,
+            known_apart: false,
             usual,
         })
     });

@@ -260,6 +260,12 @@ impl DrillScenario {
         }
     }
 
+    /// Whether the model is known to be apart from what was recorded over the mesh on that span.
+    #[must_use]
+    pub fn is_apart(&self, span: &str) -> bool {
+        self.file.expect.apart.iter().any(|apart| apart == span)
+    }
+
     fn blow(&self) -> Blow {
         check::blow(&self.file.drill.blow).expect("a checked file has what its blow needs")
     }

@@ -6,10 +6,11 @@ use std::io::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use holdfast_chaos::DrillScenario;
-use holdfast_chaos::drill::measured::{Measurement, RATIO_MAX, calibrate};
+use holdfast_chaos::drill::measured::{Measurement, RATIO_MAX, by_loopback, calibrate};
 use holdfast_chaos::drill::play::{PlayedRound, play};
 use holdfast_chaos::drill::stats::{Stats, of_rounds};
 use holdfast_plan::WorldKind;
+use holdfast_plan::drill::Transport;
 use libtest_mimic::{Failed, Trial};
 
 use crate::library::{self, KERNEL_DRILLS_DEFAULT};
@@ -56,6 +57,13 @@ pub fn trials(drills: &[Arc<DrillScenario>]) -> Vec<Trial> {
     for (name, drill, measured) in library::measured(drills) {
         let name = format!("core/calibration/{name}");
         trials.push(Trial::test(name, move || agree(&drill, &measured)));
+    }
+    for drill in drills {
+        if drill.file().expect.by_loopback_max.is_some() {
+            let name = format!("core/calibration/{}-by-loopback", drill.name());
+            let (drills, drill) = (drills.to_vec(), drill.clone());
+            trials.push(Trial::test(name, move || costs(&drills, &drill)));
+        }
     }
     trials
 }
@@ -132,6 +140,20 @@ fn all_measured(missing: &[String], exempt: &[&str]) -> Result<(), Failed> {
     }
 }
 
+/// What the mesh costs a drill, in pairs of recorded rounds of the same phases.
+fn costs(drills: &[Arc<DrillScenario>], drill: &DrillScenario) -> Result<(), Failed> {
+    let measured = library::measured(drills);
+    let of = |transport| {
+        let mut measured = measured.iter().map(|(.., measured)| measured);
+        let found = measured.find(|m| m.scenario == drill.name() && m.transport == transport);
+        found.ok_or_else(|| Failed::from(format!("{transport:?} was not measured")))
+    };
+    match by_loopback(drill, of(Transport::Mesh)?, of(Transport::Loopback)?) {
+        Some((Some(ratio), max)) if ratio <= max => Ok(()),
+        found => Err(format!("ratio and the most that it may be: {found:?}").into()),
+    }
+}
+
 /// The model and what was measured of the drill as it is, within [`RATIO_MAX`] in the median.
 fn agree(drill: &DrillScenario, measured: &Measurement) -> Result<(), Failed> {
     if measured.digest != drill.played() {
@@ -152,9 +174,14 @@ fn agree(drill: &DrillScenario, measured: &Measurement) -> Result<(), Failed> {
     }
     let compared = calibrate(drill, measured).map_err(|error| error.to_string())?;
     let mut text = String::new();
-    let known = |span: &str| library::KNOWN_APART.contains(&(drill.name(), span));
+    let stale = compared
+        .iter()
+        .find(|span| span.known_apart && span.agrees());
+    if let Some(span) = stale {
+        return Err(format!("{} agrees, and is known to be apart", span.span).into());
+    }
     let apart = compared.iter().filter(|span| !span.agrees());
-    for span in apart.filter(|span| !known(span.span)) {
+    for span in apart.filter(|span| !span.known_apart) {
         let words = |stats: &Option<Stats>| match stats {
             None => "never".to_owned(),
             Some(stats) => format!("{:.2} s ({} rounds)", stats.p50_ms / 1e3, stats.rounds),

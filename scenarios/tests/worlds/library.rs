@@ -25,17 +25,6 @@ pub const KERNEL_DRILLS_DEFAULT: [&str; 2] = ["failover-postmaster", "switchover
 /// Drills whose rounds in the kernel world are still to be recorded: this list may only become
 /// shorter, and a drill that is not in it has to have a measurement.
 pub const UNMEASURED: [&str; 0] = [];
-/// Spans on which the model is known to be apart from what was measured, as
-/// `docs/patroni-model.md` tells: this list, too, may only become shorter.
-pub const KNOWN_APART: [(&str, &str); 7] = [
-    ("disk-loss-replica", "healed to old back"),
-    ("forced-failover", "healed to old back"),
-    ("pause-maintenance", "fault to key free"),
-    ("pause-maintenance", "fault to key taken"),
-    ("pause-maintenance", "fault to first write"),
-    ("rejoin-cheap", "healed to old back"),
-    ("switchover", "healed to old back"),
-];
 /// Of a budget of seeds, so many in a hundred are new with every commit, and at least one.
 const FRESH_PER_HUNDRED: u64 = 5;
 /// Fresh seeds are above all fixed ones, and those of different commits far from each other.

@@ -65,7 +65,8 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         print(&table(&all))?;
         print(&unmeasured(&missing))?;
     }
-    let agrees = |one: &Calibrated| !one.is_stale && one.spans.iter().all(Compared::agrees);
+    let settled = |span: &Compared| span.agrees() || span.known_apart;
+    let agrees = |one: &Calibrated| !one.is_stale && one.spans.iter().all(settled);
     let apart = !all.iter().all(agrees);
     Ok(match apart {
         true => ExitCode::from(FailureClass::Correctness.exit_code()),
@@ -143,6 +144,7 @@ fn table(all: &[Calibrated]) -> String {
             let of = |text: fn(f64) -> String, ms: Option<f64>| ms.map_or("-".to_owned(), text);
             let word = match (span.calibrated, span.agrees(), span.ratio) {
                 (false, ..) => "",
+                (true, false, _) if span.known_apart => "apart, as known",
                 (true, true, Some(_)) => "agrees",
                 (true, true, None) => "rare",
                 (true, false, Some(_)) if kernel.is_some_and(|k| k.rounds < ROUNDS_MIN) => {

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use holdfast_chaos::drill::measured::{Measurement, paired};
+use holdfast_chaos::FailureClass;
+use holdfast_chaos::drill::measured::{Measurement, by_loopback, paired};
 use holdfast_chaos::drill::reference::reference;
 use holdfast_chaos::drill::stats::{HEALED_TO_WHOLE, Stats};
 use holdfast_plan::WorldKind;
@@ -39,6 +40,7 @@ struct Line {
 pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     let mut lines = Vec::new();
     let mut missing: Vec<String> = Vec::new();
+    let mut too_slow = Vec::new();
     for drill in drills(&[])? {
         let mesh = store::read(drill.name(), Transport::Mesh)?;
         let loopback = store::read(drill.name(), Transport::Loopback)?;
@@ -47,6 +49,12 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
         }
         if mesh.is_none() && loopback.is_none() {
             continue;
+        }
+        if let Some((mesh, loopback)) = mesh.as_ref().zip(loopback.as_ref())
+            && let Some((ratio, max)) = by_loopback(&drill, mesh, loopback)
+            && ratio.is_none_or(|ratio| ratio > max)
+        {
+            too_slow.push(format!("{} (at most {max})", drill.name()));
         }
         let headline = drill.headline();
         let mut spans = vec![headline];
@@ -64,6 +72,10 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     } else {
         print(&table(&lines))?;
         print(&unmeasured(&missing))?;
+    }
+    if !too_slow.is_empty() {
+        eprintln!("too slow by loopback: {}", too_slow.join(", "));
+        return Ok(ExitCode::from(FailureClass::Correctness.exit_code()));
     }
     Ok(ExitCode::SUCCESS)
 }
