@@ -179,6 +179,7 @@ if [ "$mode" = test ]; then
   need turnserver coturn
   need iperf3 iperf3
   need ps procps
+  have chromium-headless-shell || have chromium || have google-chrome || packages+=(chromium-headless-shell)
   need git git # cargo-deny fetches the advisories with it.
   [ -x "${CONSUL_BIN:-$HOLDFAST_CACHE/tools/bin/consul}" ] || have go || packages+=(golang-go)
 fi

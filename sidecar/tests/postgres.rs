@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::database::{self, Kv, OTHER_REST, PASSWORD, PRIMARY, REPLICAS, SERVER, Says};
 use common::sidecar::{Known, Sidecar, is_ready, options, peers, state_of};
-use common::{Folder, PATIENCE, alone, consul_program, root, runs, until};
+use common::{Folder, PATIENCE, alone, consul_alone, root, runs, until};
 use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::http::{Client, Method};
 use holdfast_io::net::{Listener, Net};
@@ -203,18 +203,6 @@ fn a_peer_that_a_reload_brings_is_led_to() {
     .unwrap();
 }
 
-/// Consul, where it is and nobody else has its agent's address.
-fn consul_alone() -> Option<PathBuf> {
-    let program = consul_program()?;
-    if std::net::TcpListener::bind(consul_agent::HTTP).is_ok() {
-        return Some(program);
-    }
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!ci, "another process has {}", consul_agent::HTTP);
-    eprintln!("left out: another process has {}", consul_agent::HTTP);
-    None
-}
-
 /// Waits until Consul's catalogue has one database, with this tag and no other.
 async fn until_catalogued(tag: &str) {
     let mut agent = Client::new(RealNet, RealClock, RealSpawn, consul_agent::endpoint());
@@ -234,10 +222,10 @@ async fn until_catalogued(tag: &str) {
 
 #[test]
 fn a_role_is_a_tag_in_the_catalogue_within_a_second() {
+    let _one = alone();
     let Some(program) = consul_alone() else {
         return;
     };
-    let _one = alone();
     let folder = Folder::new("pg-tags");
     block_on(async {
         database::fake_programs(&folder, "15.18");

@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::sidecar::{Known, Sidecar, child, is_ready, mesh, options, peers, state_of};
-use common::{Folder, alone, consul_program, exists, until};
+use common::{Folder, alone, consul_alone, exists, until};
 use holdfast_io::clock::Clock;
 use holdfast_io::http::StatusCode;
 use holdfast_io::kv::{Answer, Condition, Entry, Failure, FailureKind, Kv, Request, Response};
 use holdfast_io::real::{RealClock, block_on};
 use holdfast_sidecar::{
-    Ask, Consul, Member, Options, Peer, Reload, SidecarStatus, SlotOptions, consul_agent,
-    run_asked, services,
+    Ask, Consul, Member, Options, Peer, Reload, SidecarStatus, SlotOptions, run_asked, services,
 };
 use tokio::sync::mpsc;
 
@@ -72,15 +71,10 @@ fn a_pinned_machine_becomes_ready_and_ends_in_order() {
 
 #[test]
 fn a_lone_coordinator_runs_consul_and_registers_its_services() {
-    let Some(program) = consul_program() else {
+    let _one = alone();
+    let Some(program) = consul_alone() else {
         return;
     };
-    // One agent has that address on a machine.
-    if std::net::TcpListener::bind(consul_agent::HTTP).is_err() {
-        eprintln!("left out: another process has {}", consul_agent::HTTP);
-        return;
-    }
-    let _one = alone();
     let folder = Folder::new("lone");
     block_on(async {
         let mut options = options(&folder);

@@ -1,4 +1,4 @@
-//! The timeline page in a real browser. Where there is none, these tests say so and pass.
+//! The pages in a real browser. Where there is none, these tests say so and pass, but in CI.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::Folder;
 
-const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+const BROWSERS: [&str; 3] = ["chromium-headless-shell", "chromium", "google-chrome"];
 /// A browser that needs longer is stuck.
 const SECONDS_MAX: &str = "60";
 const RECORDED: &str = include_str!("data/recorded.jsonl");
@@ -24,7 +24,9 @@ fn opened(folder: &Folder, page: &Path) -> Option<(String, String)> {
         version.is_ok_and(|output| output.status.success())
     };
     let Some(browser) = BROWSERS.iter().find(found) else {
-        eprintln!("SKIPPED: no browser here; install chromium to run this test");
+        let is_ci = std::env::var("CI").as_deref() == Ok("true");
+        assert!(!is_ci, "CI must run this test: run `make setup`");
+        eprintln!("SKIPPED: no browser here; run `make setup` to run this test");
         return None;
     };
     let output = Command::new("timeout")
@@ -111,4 +113,25 @@ fn a_script_that_is_not_the_pages_own_does_not_run() {
     };
     assert!(dom.contains("<title>Recorded trace</title>"));
     assert!(console.contains("Content Security Policy"), "{console}");
+}
+
+#[test]
+fn the_page_of_rounds_shows_each_with_its_times_and_runs_without_an_error() {
+    let folder = Folder::new();
+    let scenario = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../scenarios/failover-soft.toml"
+    );
+    let command = [
+        "run", scenario, "--world", "core", "--seeds", "0..3", "--html",
+    ];
+    folder.run(&[&command[..], &["rounds.html"]].concat()).ok();
+    let Some((dom, console)) = opened(&folder, &folder.0.join("rounds.html")) else {
+        return;
+    };
+    assert_eq!(console, "");
+    assert!(dom.contains("fault to first write"), "{dom}");
+    for seed in 0..3 {
+        assert!(dom.contains(&format!("seed {seed}")), "{seed}: {dom}");
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use holdfast_io::clock::{Clock, timeout};
 use holdfast_io::real::RealClock;
+use holdfast_sidecar::consul_agent;
 
 /// Longest time that anything here may take: a bound, never a measure.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -113,6 +114,18 @@ pub fn consul_program() -> Option<PathBuf> {
         "Consul is not installed: run `make setup`, or set CONSUL_BIN"
     );
     eprintln!("left out: Consul is not installed: run `make setup`, or set CONSUL_BIN");
+    None
+}
+
+/// Consul, where it is and nobody else has the one address that an agent has on a machine.
+pub fn consul_alone() -> Option<PathBuf> {
+    let program = consul_program()?;
+    if std::net::TcpListener::bind(consul_agent::HTTP).is_ok() {
+        return Some(program);
+    }
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(!ci, "another process has {}", consul_agent::HTTP);
+    eprintln!("left out: another process has {}", consul_agent::HTTP);
     None
 }
 

@@ -8,6 +8,7 @@
 mod database;
 mod gateway;
 mod hello;
+mod install;
 mod interrupt;
 mod plan;
 mod process;

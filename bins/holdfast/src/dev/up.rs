@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use holdfast_core::status::LinkState;
 use holdfast_lab::{Filtering, Lab, Mapping, Nat, PUB, Place};
 
+use super::install::found_or_installed;
 use super::plan::{self, BROKER_PORT, KV_PORT, Kv, Plan, SERVER};
 use super::process::start_detached;
 use super::progress::Step;
@@ -87,7 +88,7 @@ fn plan(args: &UpArgs) -> anyhow::Result<Plan> {
         coordinators: args.coordinators.unwrap_or(default),
         workers: args.workers,
         database: (!args.no_postgres)
-            .then(|| database::find(args.consul))
+            .then(|| found_or_installed(|| database::find(args.consul)))
             .transpose()?,
         kv,
     })
