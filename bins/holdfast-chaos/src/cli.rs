@@ -69,7 +69,7 @@ pub struct CheckArgs {
 #[command(group = ArgGroup::new("which").required(true))]
 #[command(group = ArgGroup::new("seeding"))]
 pub struct RunArgs {
-    /// The scenario, by name or file
+    /// The scenario, by name or file; or what the names of several begin with: `no-false-failover`
     #[arg(group = "which")]
     pub scenario: Option<String>,
     /// All scenarios

@@ -54,6 +54,21 @@ pub fn one(name: &str) -> Result<PathBuf, BadInput> {
     Err(BadInput(unknown(name, &files)))
 }
 
+/// The file of a scenario; if none has that name, those of all whose names go on from it.
+pub fn family(name: &str) -> Result<Vec<PathBuf>, BadInput> {
+    let alone = match one(name) {
+        Ok(found) => return Ok(vec![found]),
+        Err(unknown) => unknown,
+    };
+    let first = format!("{name}-");
+    let mut files = all()?;
+    files.retain(|file| stem(file).starts_with(&first));
+    match files.is_empty() {
+        true => Err(alone),
+        false => Ok(files),
+    }
+}
+
 fn unknown(name: &str, files: &[PathBuf]) -> String {
     let alike = |file: &&PathBuf| strsim::jaro_winkler(name, &stem(file));
     let best = files.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)));

@@ -35,10 +35,10 @@ pub struct How {
 /// Play, print, and end with the code of the gravest failure.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (scenarios, drills) = match &args.scenario {
-        Some(name) => sorted(&[find::one(name)?])?,
+        Some(name) => sorted(&find::family(name)?)?,
         None => sorted(&find::all()?)?,
     };
-    only_of_drills(args, drills.first())?;
+    only_of_drills(args, &drills)?;
     let commit = commit_or_none();
     let how = How {
         worlds: args.world.clone(),
@@ -81,12 +81,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Options of the one kind are nothing to the other.
-fn only_of_drills(args: &RunArgs, drill: Option<&DrillScenario>) -> Result<(), BadInput> {
+fn only_of_drills(args: &RunArgs, drills: &[DrillScenario]) -> Result<(), BadInput> {
     let Some(name) = &args.scenario else {
         return Ok(());
     };
-    let wrong = match drill {
-        None => [
+    let wrong = match drills {
+        [] => [
             (
                 args.html.is_some(),
                 "--html (of a scenario: `replay --html`)",
@@ -97,9 +97,14 @@ fn only_of_drills(args: &RunArgs, drill: Option<&DrillScenario>) -> Result<(), B
         .into_iter()
         .find(|(given, _)| *given)
         .map(|(_, option)| format!("{name} is no drill, and has no {option}")),
-        Some(drill) => {
-            let lacks = args.world.iter().find(|w| !drill.worlds().contains(w));
-            let lacks = lacks.map(|world| format!("{name} is not played in the {world} world"));
+        [drill, others @ ..] => {
+            let lacks = drills.iter().find_map(|drill| {
+                let world = args.world.iter().find(|w| !drill.worlds().contains(w))?;
+                Some(format!(
+                    "{} is not played in the {world} world",
+                    drill.name()
+                ))
+            });
             let mutant = args
                 .mutant
                 .map(|_| format!("{name} is a drill, and has no mutants"));
@@ -108,8 +113,11 @@ fn only_of_drills(args: &RunArgs, drill: Option<&DrillScenario>) -> Result<(), B
             } else {
                 &args.world
             };
-            let pages = (args.html.is_some() && worlds.len() > 1)
-                .then(|| "--html shows one world: say which, --world kernel".to_owned());
+            let pages = args.html.as_ref().and_then(|_| match (others, worlds) {
+                ([], [_]) => None,
+                ([], _) => Some("--html shows one world: say which, --world kernel".to_owned()),
+                _ => Some("--html shows one drill: say which".to_owned()),
+            });
             lacks.or(mutant).or(pages)
         }
     };

@@ -68,6 +68,23 @@ fn rounds_are_judged_counted_and_shown_on_a_page() {
 }
 
 #[test]
+fn what_several_names_begin_with_plays_them_all() {
+    let of = |name: &str| SOFT.replace("name = \"soft\"", &format!("name = {name:?}"));
+    let folder = Folder::new()
+        .write("scenarios/way-a.toml", &of("way-a"))
+        .write("scenarios/way-b.toml", &of("way-b"))
+        .write("scenarios/wayside.toml", &of("wayside"));
+    let args = ["run", "way", "--world", "core", "--seed", "1"];
+    let found = json(&folder.run(&[&args[..], &["--json"]].concat()).ok());
+    let drills = found["drills"].as_array().unwrap().iter();
+    let names: Vec<&str> = drills.map(|d| d["scenario"].as_str().unwrap()).collect();
+    assert_eq!(names, ["way-a", "way-b"], "{found}");
+    let ran = folder.run(&[&args[..], &["--html", "x.html"]].concat());
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("--html shows one drill"), "{ran:?}");
+}
+
+#[test]
 fn a_round_that_does_not_hold_ends_with_its_class_and_the_line_that_plays_it_again() {
     let text = SOFT.replace("[expect]", "[expect]\nwrite_gap = \"1s\"");
     let folder = Folder::new().write("scenarios/soft.toml", &text);
