@@ -361,13 +361,14 @@ async fn a_leader_key_survives_its_agent(agents: &mut Agents, run: Run) -> Run {
         })
         .await;
         wait_for_catalogue(3, "a").await;
-        let mut client = Client::new(RealNet, RealClock, RealSpawn, endpoint(3));
         let path = format!("/v1/session/renew/{session}");
-        let asked = client.request(Method::PUT, &path, Bytes::new(), 1 << 20, PATIENCE);
-        assert!(
-            asked.await.unwrap().0.is_success(),
-            "it is renewed through the new agent"
-        );
+        // It may not know its servers' leader yet.
+        until("it is renewed through the new agent", async || {
+            let mut client = Client::new(RealNet, RealClock, RealSpawn, endpoint(3));
+            let asked = client.request(Method::PUT, &path, Bytes::new(), 1 << 20, PATIENCE);
+            asked.await.is_ok_and(|(status, _)| status.is_success())
+        })
+        .await;
         let held = get(0, "/v1/kv/service/demo/leader").await;
         assert_eq!(held[0]["Session"], session);
     }

@@ -17,6 +17,10 @@ const RECORDED: &str = include_str!("data/recorded.jsonl");
 /// Does what somebody with a mouse and a keyboard does, and writes down what the page says.
 const DRIVER: &str = include_str!("data/driver.html");
 
+/// A page that nobody sees gets no frames: it draws without them, from its first picture on.
+const FRAMES: &str =
+    "<script>window.requestAnimationFrame = (draw) => setTimeout(draw, 0);</script>";
+
 /// The document after its scripts ran, and what the console said. `None` without a browser.
 fn opened(folder: &Folder, page: &Path) -> Option<(String, String)> {
     let found = |name: &&&str| {
@@ -91,7 +95,7 @@ fn wheel_keys_drag_filter_and_table_do_what_they_say() {
     let page = folder.read("page.html");
     let (before, policy) = page.split_once("<meta http-equiv=").unwrap();
     let (_, after) = policy.split_once('\n').unwrap();
-    let driven = format!("{before}{after}").replace("</body>", DRIVER);
+    let driven = format!("{before}{FRAMES}{after}").replace("</body>", DRIVER);
     let folder = folder.write("driven.html", &driven);
     let Some((dom, console)) = opened(&folder, &folder.0.join("driven.html")) else {
         return;
