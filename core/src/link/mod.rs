@@ -696,16 +696,22 @@ impl Link {
         if session.update_connected(now.mono) {
             self.outputs.push_back(LinkOutput::PathDied);
         }
-        let selected = session.ice.selected();
-        if selected == session.path || selected.is_none() {
+        let Some(path) = session.ice.selected_path() else {
+            return;
+        };
+        let (selected, kind) = (Some(path.pair), Some(path.remote_kind));
+        let is_relay = path.class() == "relay";
+        let is_other_kind = std::mem::replace(&mut session.remote_kind, kind) != kind;
+        if selected == session.path {
+            if is_other_kind {
+                // What was peer-reflexive may be told later (RFC 8445 section 7.3.1.3).
+                self.tell_path("the peer told what it is");
+            }
             return;
         }
         let previous = std::mem::replace(&mut session.path, selected);
-        let path = session.ice.selected_path().expect("just selected");
-        let (class, remote_kind) = (path.class(), path.remote_kind.as_str());
-        let pair = path.pair;
         let mut why = "the first path that works";
-        if class == "relay" {
+        if is_relay {
             mark!("path/relayed");
         }
         if previous.is_none() {
@@ -732,6 +738,16 @@ impl Link {
                 session.mux.send_frame(connection, &Frame::PathDead);
             }
         }
+        self.tell_path(why);
+    }
+
+    /// Say which path is in use.
+    fn tell_path(&mut self, why: &'static str) {
+        let session = self.session.as_ref();
+        let Some(path) = session.and_then(|session| session.ice.selected_path()) else {
+            return;
+        };
+        let (pair, class) = (path.pair, path.class());
         let kind = match pair.base {
             Base::Host(_) => "host",
             Base::Relay(_) => "relay",
@@ -739,7 +755,7 @@ impl Link {
         self.say(Event::PathSelected {
             peer: self.peer.id.clone(),
             local: format!("{kind} {}", pair.base.addr()),
-            remote: format!("{remote_kind} {}", pair.remote),
+            remote: format!("{} {}", path.remote_kind.as_str(), pair.remote),
             class,
             why,
         });

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::Shared;
 use crate::config::PeerConfig;
 use crate::entropy::Seed;
-use crate::ice::{Ice, Pair};
+use crate::ice::{Ice, Pair, RemoteKind};
 use crate::mux::Mux;
 use crate::quic::{FIRST_ID_LEN, HANDSHAKE_TIMEOUT, Quic, QuicConfig, Role};
 use crate::signal::link_of_ufrag;
@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) said_hello: bool,
     pub(super) confirmed: bool,
     pub(super) path: Option<Pair>,
+    /// What its remote candidate is, as was told last.
+    pub(super) remote_kind: Option<RemoteKind>,
     /// Whether it works, to the best of our knowledge.
     pub(super) connected: bool,
     /// Since when none works, after the session was up.
@@ -72,6 +74,7 @@ impl Session {
             said_hello: false,
             confirmed: false,
             path: None,
+            remote_kind: None,
             connected: false,
             pathless_since: None,
             path_changes: 0,
