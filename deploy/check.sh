@@ -12,8 +12,9 @@ STAGES=(format lint determinism build test core turmoil kernel fuzz doc dependen
 ADVISORIES_BOUND_S=60
 # What a stage returns if it could not look; only `advisories` may in CI.
 NOT_CHECKED=77
-# Of what a failed stage said, shown once more at the end.
-WHY_LINES=20
+# Of what a failed stage said, shown once more at the end: at most, and of each test.
+WHY_LINES=40
+WHY_LINES_EACH=9
 
 stage_format() { cargo fmt --all --check; }
 stage_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
@@ -94,11 +95,10 @@ for stage; do
   [[ " ${STAGES[*]} " == *" $stage "* ]] || { echo "check: no stage '$stage'; there are: ${STAGES[*]}" >&2; exit 2; }
 done
 
-# Why a stage failed, for who reads only the end: what the tests say of failures, or the last lines.
+# Why a stage failed, for who reads only the end: how each failed test begins to say it, or the last
+# lines.
 why() {
-  local at
-  at=$(grep -a -n -m 1 '^failures:' "$1" | cut -d : -f 1)
-  if [ -n "$at" ]; then tail -n "+$at" "$1" | head -n "$WHY_LINES"; else tail -n "$WHY_LINES" "$1"; fi
+  grep -a -A "$WHY_LINES_EACH" '^---- ' "$1" | head -n "$WHY_LINES" | grep . || tail -n "$WHY_LINES_EACH" "$1"
 }
 
 table='' reasons='' failed=0 began=$SECONDS
